@@ -1,0 +1,71 @@
+"""The fields that every config has besides its model's own, with their defaults and meanings."""
+
+from ml_collections import config_dict
+
+
+def base(recipe: str) -> config_dict.ConfigDict:
+  """A config for `recipe` with everything but `model`, which holds exactly the module's fields.
+
+  Values, not code; tuples, not lists (they can be given on the command line); unset values are
+  placeholders. An unknown key is an error everywhere.
+  """
+  unset = config_dict.placeholder
+  return config_dict.ConfigDict(dict(
+      recipe=recipe,  # jaxcv/models/<recipe>.py
+      seed=0,
+      parallel="jit",  # over a mesh of all devices, or "pmap", its twin
+      fsdp=False,  # spread parameters and optimizer state over the devices as well
+      cache="~/.cache/jaxcv",  # compiled programs are kept here; "" to keep none
+      model=dict(),
+      data=dict(
+          source="scenes",  # "scenes" (embedded), "coco" (a folder), "tfds" (the TFDS catalog)
+          dir="~/.cache/jaxcv/data",  # where prepared TFDS sets live
+          name=unset(str),  # of the TFDS set
+          images=unset(str), annotations=unset(str),  # COCO: folder and JSON file for training
+          val_images=unset(str), val_annotations=unset(str),  # and for evaluation
+          train_size=2000, val_size=200, side=128,  # scenes: how many, and their height and width
+          batch_size=16, eval_batch_size=16,  # of all devices together
+          buckets=((128, 128),),  # (height, width): one compilation for each
+          short_side=(128,), eval_short_side=128, long_side=128,  # training draws one of the short sides
+          flip=0.5,  # probability of a mirror image
+          crop=0.0, crop_scale=(0.5, 1.0),  # probability of a random window; its sides, as shares
+          colour=0.0,  # strength of random brightness, contrast, saturation and hue
+          max_instances=100,  # length of the table of ground truth
+          masks=True, keypoints=False,  # what is read of each object
+          filter_empty=False,  # leave images without objects out of training
+          on_bad="error",  # or "skip": leave bad images and annotations out, and count them
+          threads=4,
+      ),
+      optimizers=dict(),  # player -> sgd(...) or another
+      train=dict(
+          steps=90_000,
+          accumulate=1,  # micro-batches in a step
+          ema=0.0,  # decay of the moving average of the parameters, 0 for none
+          log_every=20, eval_every=5000, checkpoint_every=5000,
+          best="",  # the metric by which the best checkpoint is kept
+          pictures=8,  # predictions shown in TensorBoard and predictions.png
+      ),
+      start=dict(
+          path=unset(str),  # a converted checkpoint or another run's workdir to begin from
+          groups=(),  # which groups to take from it; () for all that it has
+          reset=(),  # groups to begin anew although it has them, e.g. heads of other classes
+      ),
+  ))
+
+
+def optimizer(**changes) -> config_dict.ConfigDict:
+  """One player's optimizer: detectron2's SGD by default, with `changes`."""
+  fields = dict(
+      name="sgd",  # or "adam", "adamw"
+      learning_rate=0.02,
+      schedule="step",  # or "cosine", "constant"
+      steps_at=(60_000, 80_000), drop=0.1,  # of the step schedule
+      warmup=1000, warmup_factor=0.001,  # linear, from factor * learning_rate
+      momentum=0.9, nesterov=False, b1=0.9, b2=0.999,
+      weight_decay=1e-4,  # not on norms and biases
+      clip=0.0,  # largest global norm of the gradient, 0 for any
+      freeze=(),  # regular expressions of parameter paths that stay as they are
+  )
+  if unknown := set(changes) - set(fields):
+    raise ValueError(f"an optimizer has no field {sorted(unknown)}; it has {sorted(fields)}")
+  return config_dict.ConfigDict(fields | changes)

@@ -1,0 +1,296 @@
+"""Batches of fixed shapes from a source: augmented for training, resized for evaluation, one photo.
+
+An image goes into the smallest bucket of config.data.buckets that holds it at every short side of the
+config. Training is a Grain MapDataset with random access to every global batch, so that its whole state
+is one number, the index of the next batch. Every example is augmented by random numbers of its own
+position, before the hosts take their shares: any number of hosts sees the same global batches.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxcv.data.mask_crops import MASK_SIDE
+from jaxcv.data.source import Labels, Source
+from jaxcv.data.transforms import colour, crop, flip, resize, resized
+from jaxcv.types import Instances
+
+ENDLESS = 2**40  # batches: more than any training takes, and still no rounding in Grain's arithmetic
+
+log = logging.getLogger(__name__)
+
+
+def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: int = 0,
+                  hosts: int = 1) -> Iterator[tuple[dict[str, Any], int]]:
+  """An endless stream of (batch, next_index): this host's rows of shuffled, augmented global batches.
+
+  Each bucket's images are shuffled anew every epoch. Batches are of one bucket each; the buckets take
+  turns in proportion to their images. The same seed gives the same stream for any number of threads and
+  hosts, and `train_batches(..., start=next_index)` goes on exactly where a stream was left.
+
+  Args:
+    source: the data set.
+    data: config.data.
+    seed: of the order and the augmentation.
+    start: index of the first global batch.
+    host: this process's number.
+    hosts: number of processes; it divides data.batch_size.
+
+  Returns:
+    An iterator; a batch is a dict of numpy arrays as jaxcv.types describes it, `image` uint8.
+
+  Raises:
+    ValueError: there are no images, an image fits no bucket, or hosts does not divide the batch.
+    OSError: a photo is broken (raised while iterating).
+  """
+  rows = _share(data.batch_size, hosts, "batch_size")
+  buckets = bucket_of(source.sizes(), data, data.short_side)
+  overflow = _Overflow(data.max_instances)
+  parts, weights = [], []
+  for number, bucket in enumerate(data.buckets):
+    indices = np.flatnonzero(buckets == number)
+    if not len(indices):
+      continue
+    augment = functools.partial(_augment, data=data, labels=source.labels, bucket=bucket)
+    examples = grain.MapDataset.source(_Subset(source, indices)).seed(seed).shuffle().repeat()
+    own = _Rows(examples.random_map(augment), rows, host, hosts)
+    collate = functools.partial(_collate, bucket=bucket, data=data, labels=source.labels, overflow=overflow)
+    parts.append(grain.MapDataset.source(own).batch(rows, batch_fn=collate))
+    weights.append(len(indices))
+  if not parts:
+    raise ValueError("The training split is empty: there is no image to train on.")
+  batches = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+  return _stream(batches, data.threads, start)
+
+
+def _stream(batches: grain.MapDataset, threads: int, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+  """(batch, next_index) from `start` on, made by threads ahead of their use."""
+  iterator = iter(batches.to_iter_dataset(_reading(threads)))
+  iterator.set_state({"next_index": start})
+  for number, batch in enumerate(iterator, start + 1):
+    yield batch, number
+
+
+def eval_batches(source: Source, data: Any, host: int = 0, hosts: int = 1) -> Iterator[dict[str, Any]]:
+  """Every image once, grouped by bucket: this host's rows of each global batch.
+
+  Images are resized in float32, as torchvision does it. The last batch of each bucket is filled up with
+  rows whose `real` is false.
+
+  Args:
+    source: the data set.
+    data: config.data; eval_batch_size, eval_short_side and long_side are used.
+    host: this process's number.
+    hosts: number of processes; it divides data.eval_batch_size.
+
+  Returns:
+    An iterator; a batch is a dict of numpy arrays as jaxcv.types describes it, `image` float32 in 0..255.
+
+  Raises:
+    ValueError, OSError: as `train_batches`.
+  """
+  rows = _share(data.eval_batch_size, hosts, "eval_batch_size")
+  buckets = bucket_of(source.sizes(), data, (data.eval_short_side,))
+  groups = []  # (bucket, this host's indices), one for each global batch
+  for number, bucket in enumerate(data.buckets):
+    indices = np.flatnonzero(buckets == number)
+    for first in range(0, len(indices), data.eval_batch_size):
+      groups.append((bucket, indices[first:first + data.eval_batch_size][host * rows:(host + 1) * rows]))
+  overflow = _Overflow(data.max_instances)
+
+  def batch(group):
+    bucket, indices = group
+    examples = [_evaluate(source[int(index)], data, bucket) for index in indices]
+    return _collate(examples, bucket=bucket, data=data, labels=source.labels, overflow=overflow, rows=rows)
+
+  return iter(grain.MapDataset.source(groups).map(batch).to_iter_dataset(_reading(data.threads)))
+
+
+def prepare_photo(photo: np.ndarray, data: Any) -> dict[str, np.ndarray]:
+  """A batch of one row for prediction: the photo resized as in evaluation, in the smallest bucket.
+
+  A photo that fits no bucket (of a shape that the config does not expect) is shrunk until it fits the one
+  that keeps it largest.
+
+  Args:
+    photo: uint8 [h, w, 3] RGB.
+    data: config.data; buckets, eval_short_side and long_side are used.
+
+  Returns:
+    A batch without `instances`; image_id is 0.
+  """
+  height, width = photo.shape[:2]
+  size = resized(height, width, data.eval_short_side, data.long_side)
+  fitting = [bucket for bucket in data.buckets if size[0] <= bucket[0] and size[1] <= bucket[1]]
+  if fitting:
+    bucket = min(fitting, key=lambda b: b[0] * b[1])
+  else:
+    bucket = max(data.buckets, key=lambda b: min(b[0] / height, b[1] / width))
+    size = _fit(height, width, size, bucket)
+  example = resize({"image": photo.astype(np.float32), "instances": {"boxes": np.zeros((0, 4), np.float32)}},
+                   *size)
+  image = np.zeros((1, *bucket, 3), np.float32)
+  image[0, :size[0], :size[1]] = example["image"]
+  return {"image": image, "size": np.array([size], np.int32),
+          "original_size": np.array([[height, width]], np.int32), "real": np.ones(1, bool),
+          "image_id": np.zeros(1, np.int32)}
+
+
+def bucket_of(sizes: np.ndarray, data: Any, short_sides: Sequence[int]) -> np.ndarray:
+  """[n] the number of the smallest bucket that holds each image at every one of the short sides.
+
+  Args:
+    sizes: [n, 2] height and width of the photos.
+    data: config.data; buckets and long_side are used.
+    short_sides: what the shorter side may become.
+
+  Raises:
+    ValueError: an image fits no bucket; the message says which size would do.
+  """
+  smallest_first = sorted(range(len(data.buckets)), key=lambda k: np.prod(data.buckets[k]))
+  known: dict[tuple[int, int], int] = {}
+  for height, width in {(int(h), int(w)) for h, w in sizes}:
+    largest = np.max([resized(height, width, short, data.long_side) for short in short_sides], axis=0)
+    fitting = [k for k in smallest_first if (largest <= data.buckets[k]).all()]
+    if not fitting:
+      raise ValueError(
+          f"A photo of {width} x {height} becomes {largest[1]} x {largest[0]} (width x height), which no "
+          f"bucket holds: config.data.buckets (height, width) is {tuple(data.buckets)}. Add one of at least "
+          f"{tuple(int(n) for n in largest)}, or lower config.data.short_side, eval_short_side or long_side.")
+    known[height, width] = fitting[0]
+  return np.array([known[int(h), int(w)] for h, w in sizes], np.int64)
+
+
+def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
+             bucket: tuple[int, int]) -> dict[str, Any]:
+  """A training example: cropped, resized to a short side drawn at random, flipped, coloured."""
+  original = example["image"].shape[:2]
+  example = crop(example, rng, data.crop, data.crop_scale)
+  height, width = example["image"].shape[:2]
+  size = resized(height, width, int(rng.choice(data.short_side)), data.long_side)
+  example = resize(example, *_fit(height, width, size, bucket))  # a crop's rounding may cost a pixel
+  example = flip(example, rng, data.flip, labels.mirror)
+  return colour(example, rng, data.colour) | {"original_size": original}
+
+
+def _evaluate(example: dict, data: Any, bucket: tuple[int, int]) -> dict[str, Any]:
+  """An example of evaluation: resized in float32."""
+  height, width = example["image"].shape[:2]
+  size = resized(height, width, data.eval_short_side, data.long_side)
+  floating = example | {"image": example["image"].astype(np.float32)}
+  return resize(floating, *_fit(height, width, size, bucket)) | {"original_size": (height, width)}
+
+
+def _fit(height: int, width: int, size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
+  """`size`, or if the bucket cannot hold it the largest of the photo's proportions that it can."""
+  if size[0] <= bucket[0] and size[1] <= bucket[1]:
+    return size
+  scale = min(bucket[0] / height, bucket[1] / width)
+  return max(1, min(bucket[0], int(height * scale))), max(1, min(bucket[1], int(width * scale)))
+
+
+def _collate(examples: Sequence[dict], bucket: tuple[int, int], data: Any, labels: Labels,
+             overflow: Callable[[dict], dict], rows: int | None = None) -> dict[str, Any]:
+  """A batch of the examples, padded to the bucket; rows beyond them are not real."""
+  count = rows or len(examples)
+  image = np.zeros((count, *bucket, 3), examples[0]["image"].dtype if examples else np.float32)
+  batch = {"image": image, "image_id": np.zeros(count, np.int32), "real": np.arange(count) < len(examples),
+           "size": np.ones((count, 2), np.int32), "original_size": np.ones((count, 2), np.int32)}
+  tables = _tables(count, data, labels)
+  for row, example in enumerate(examples):
+    height, width = example["image"].shape[:2]
+    image[row, :height, :width] = example["image"]
+    batch["size"][row], batch["original_size"][row] = (height, width), example["original_size"]
+    batch["image_id"][row] = example["image_id"]
+    instances = overflow(example)
+    filled = len(instances["boxes"])
+    tables["valid"][row, :filled] = True
+    for name, values in instances.items():
+      if name in tables:
+        tables[name][row, :filled] = values
+  return batch | {"instances": Instances(**tables)}
+
+
+def _tables(count: int, data: Any, labels: Labels) -> dict[str, np.ndarray]:
+  """Empty tables of ground truth for `count` rows."""
+  slots = count, data.max_instances
+  tables = {"boxes": np.zeros((*slots, 4), np.float32), "classes": np.zeros(slots, np.int32),
+            "valid": np.zeros(slots, bool), "crowd": np.zeros(slots, bool)}
+  if data.masks:
+    tables["masks"] = np.zeros((*slots, MASK_SIDE, MASK_SIDE), np.uint8)
+  if data.keypoints:
+    tables["keypoints"] = np.zeros((*slots, len(labels.keypoints), 3), np.float32)
+  return tables
+
+
+class _Overflow:
+  """Cuts the instances of an example to the table's length, says so once, and counts.
+
+  Crowd regions go first, then the smallest boxes. Metrics are not touched: they use Source.truth().
+  """
+
+  def __init__(self, most: int):
+    self.most, self.dropped = most, 0
+
+  def __call__(self, example: dict) -> dict[str, np.ndarray]:
+    instances = example["instances"]
+    boxes = instances["boxes"]
+    if len(boxes) <= self.most:
+      return instances
+    if not self.dropped:
+      log.warning("Image %d has %d objects, more than config.data.max_instances=%d: its smallest are left "
+                  "out of training, here and in other such images. check-data counts them.",
+                  example["image_id"], len(boxes), self.most)
+    self.dropped += len(boxes) - self.most
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    keep = np.sort(np.lexsort((-area, instances["crowd"]))[:self.most])
+    return {name: rows[keep] for name, rows in instances.items()}
+
+
+class _Subset:
+  """Some of the examples of a source."""
+
+  def __init__(self, source: Source, indices: np.ndarray):
+    self.source, self.indices = source, indices
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[int(self.indices[index])]
+
+
+class _Rows:
+  """One host's rows of all global batches: a block of each, so that the hosts' blocks make the batch.
+
+  (A strided share, [host::hosts], would hold the same images but number the rows of the global batch
+  differently for every count of hosts, and a row's random numbers in the step go by its number.)
+  """
+
+  def __init__(self, examples: grain.MapDataset, rows: int, host: int, hosts: int):
+    self.examples, self.rows, self.host, self.hosts = examples, rows, host, hosts
+
+  def __len__(self) -> int:
+    return ENDLESS * self.rows
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    batch, row = divmod(int(index), self.rows)
+    return self.examples[(batch * self.hosts + self.host) * self.rows + row]
+
+
+def _share(batch_size: int, hosts: int, name: str) -> int:
+  """The rows of one host."""
+  if batch_size < 1 or batch_size % hosts:
+    raise ValueError(f"config.data.{name}={batch_size} must be a positive multiple of the {hosts} processes.")
+  return batch_size // hosts
+
+
+def _reading(threads: int) -> grain.ReadOptions:
+  """Batches are made by `threads` threads, up to one each ahead (a batch of photos can be 100 MB)."""
+  if threads < 1:
+    raise ValueError(f"config.data.threads={threads}: at least one thread has to read.")
+  return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

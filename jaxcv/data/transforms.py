@@ -1,0 +1,179 @@
+"""Augmentations and the resize: pure functions of an example, (example, rng, ...) -> example.
+
+What an example holds is said in jaxcv/data/source.py. Everything moves together: image, boxes, masks
+(crops of their boxes, so a resize leaves them as they are) and keypoints.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+Example = dict[str, Any]
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+# RGB to YIQ (NTSC), in which a change of hue is a rotation of I and Q.
+YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+
+
+def resized(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+  """The size after the shorter side was brought to `short`, unless the longer would exceed `long`.
+
+  In the float32 steps of torchvision 0.14 to 0.28 (GeneralizedRCNNTransform), which multiplies by the
+  reciprocal and rounds down: 427 x 640 becomes 799 x 1199 for (800, 1333) in place of 800 x 1199.
+
+  Returns:
+    Height and width, at least 1.
+  """
+  one = np.float32(1)
+  scale = float(min(one / np.float32(min(height, width)) * np.float32(short),
+                    one / np.float32(max(height, width)) * np.float32(long)))
+  return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def resize(example: Example, height: int, width: int) -> Example:
+  """The example in another size: bilinear with half-pixel centres, without antialias, as torchvision.
+
+  Args:
+    example: its image is uint8 (and stays so, rounded) or float32 in 0..255.
+    height: the new one, in pixels.
+    width: likewise.
+  """
+  image = example["image"]
+  old = image.shape[:2]
+  if old == (height, width):
+    return example
+  image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+  ratio = np.array([width / old[1], height / old[0]], np.float32)
+  instances = dict(example["instances"])
+  instances["boxes"] = instances["boxes"] * np.tile(ratio, 2)
+  if "keypoints" in instances:
+    instances["keypoints"] = instances["keypoints"] * np.append(ratio, np.float32(1))
+  return example | {"image": image, "instances": instances}
+
+
+def flip(example: Example, rng: np.random.Generator, probability: float, mirror: tuple[int, ...]) -> Example:
+  """The example seen in a mirror, with the given probability.
+
+  Args:
+    example: any.
+    rng: the source of the draw.
+    probability: in 0..1.
+    mirror: mirror[k] is the keypoint that k becomes: a left eye is a right eye in the mirror.
+  """
+  if rng.random() >= probability:
+    return example
+  width = example["image"].shape[1]
+  instances = dict(example["instances"])
+  x1, y1, x2, y2 = instances["boxes"].T
+  instances["boxes"] = np.stack([width - x2, y1, width - x1, y2], axis=1)
+  if "masks" in instances:
+    instances["masks"] = instances["masks"][:, :, ::-1]
+  if "keypoints" in instances:
+    points = instances["keypoints"][:, list(mirror)]
+    points[..., 0] = np.where(points[..., 2] > 0, width - points[..., 0], 0)
+    instances["keypoints"] = points
+  return example | {"image": np.ascontiguousarray(example["image"][:, ::-1]), "instances": instances}
+
+
+def crop(example: Example, rng: np.random.Generator, probability: float,
+         scale: tuple[float, float]) -> Example:
+  """A window of the example, with the given probability; it keeps the image's proportions.
+
+  The window holds the centre of an object drawn at random, as detectron2's crop does. Boxes are cut to
+  it; where there are masks, they are drawn in again around what is left. Objects of which less than a
+  pixel is left in either direction are gone, keypoints outside are no longer labelled.
+
+  Args:
+    example: any.
+    rng: the source of the draws.
+    probability: in 0..1.
+    scale: the smallest and largest side of the window, as parts of the image's.
+  """
+  if rng.random() >= probability:
+    return example
+  height, width = example["image"].shape[:2]
+  part = rng.uniform(*scale)
+  size = np.array([max(1, round(width * part)), max(1, round(height * part))])  # x, y as in boxes
+  instances = example["instances"]
+  boxes = instances["boxes"]
+  first, last = np.zeros(2), np.array([width, height]) - size
+  if len(objects := np.flatnonzero(~instances["crowd"])):
+    box = boxes[rng.choice(objects)]
+    centre = (box[:2] + box[2:]) / 2
+    first = np.clip(np.ceil(centre - size), 0, last)
+    last = np.clip(np.floor(centre), first, last)
+  x, y = rng.integers(first.astype(int), last.astype(int) + 1)
+  image = np.ascontiguousarray(example["image"][y:y + size[1], x:x + size[0]])
+  return example | {"image": image, "instances": _cut(instances, int(x), int(y), *map(int, size))}
+
+
+def _cut(instances: dict[str, np.ndarray], x: int, y: int, width: int, height: int) -> dict[str, np.ndarray]:
+  """The instances in a window, in its coordinates."""
+  whole = instances["boxes"] - np.array([x, y, x, y], np.float32)
+  boxes = np.clip(whole, 0, np.array([width, height, width, height], np.float32))
+  cut = instances | {"boxes": boxes}
+  if "masks" in instances:
+    masks = np.zeros_like(instances["masks"])
+    for i in np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1)):
+      boxes[i], masks[i] = _tighten(instances["masks"][i], whole[i], boxes[i])
+    cut["masks"] = masks
+  if "keypoints" in instances:
+    points = instances["keypoints"] - np.array([x, y, 0], np.float32)
+    inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
+    cut["keypoints"] = np.where((inside & (points[..., 2] > 0))[..., None], points, np.float32(0))
+  keep = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+  return {name: rows[keep] for name, rows in cut.items()}
+
+
+def _tighten(mask: np.ndarray, whole: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The box around what is seen of a mask, and the mask cropped to it.
+
+  Args:
+    mask: uint8 [S, S], coverage of the box `whole`.
+    whole: [4], the object's box.
+    seen: [4], the part of the box that is inside the window.
+  """
+  if (whole == seen).all():
+    return seen, mask
+  side = len(mask)
+  cells = (whole[2:] - whole[:2]) / side
+  frame = (seen.reshape(2, 2) - whole[:2]) / cells  # in cells of the mask: first corner, second corner
+  low, high = np.ceil(frame[0] - 0.5).astype(int), np.floor(frame[1] + 0.5).astype(int)  # centres inside
+  ys, xs = np.nonzero(mask[low[1]:high[1], low[0]:high[0]] > 127)
+  if not len(xs):
+    return np.zeros(4, np.float32), np.zeros_like(mask)
+  first = np.maximum(frame[0], low + (xs.min(), ys.min()))
+  last = np.minimum(frame[1], low + (xs.max() + 1, ys.max() + 1))
+  # The part is enlarged to S x S again: cell i of the new crop is at first + (i + 1/2) step of the old.
+  step = (last - first) / side
+  affine = np.array([[step[0], 0, first[0] + step[0] / 2 - 0.5], [0, step[1], first[1] + step[1] / 2 - 0.5]])
+  mask = cv2.warpAffine(mask, affine, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                        borderMode=cv2.BORDER_REPLICATE)
+  corners = (whole[:2] + np.stack([first, last]) * cells).reshape(4)
+  return np.clip(corners, np.tile(seen[:2], 2), np.tile(seen[2:], 2)).astype(np.float32), mask
+
+
+def colour(example: Example, rng: np.random.Generator, strength: float) -> Example:
+  """The example with its colours changed: brightness, contrast, saturation and hue, in this order.
+
+  Brightness multiplies; contrast pulls away from the image's mean grey, saturation from each pixel's
+  grey; hue turns the colours in the I-Q plane of YIQ. All four are affine in RGB, so that the image is
+  touched once, by their product.
+
+  Args:
+    example: its image is uint8.
+    rng: the source of the draws.
+    strength: s in 0..1; the factors are uniform in [1 - s, 1 + s], and the hue turns by up to s / 8 of
+      a full circle, for colours say more about what an object is than brightness does. 0 changes nothing.
+  """
+  if not strength:
+    return example
+  brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+  turn = 2 * np.pi * rng.uniform(-strength, strength) / 8
+  rotate = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+  grey = np.ones((3, 1)) * LUMINANCE
+  matrix = np.linalg.inv(YIQ) @ rotate @ YIQ @ (saturation * np.eye(3) + (1 - saturation) * grey)
+  mean = brightness * float(np.dot(cv2.mean(example["image"])[:3], LUMINANCE))
+  offset = matrix @ np.full((3, 1), (1 - contrast) * mean)
+  affine = np.hstack([contrast * brightness * matrix, offset])
+  return example | {"image": cv2.transform(example["image"], affine)}

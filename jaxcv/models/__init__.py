@@ -1,0 +1,1 @@
+"""Architectures: one file each, whose last function build(config) returns its Recipe."""

@@ -1,0 +1,212 @@
+"""A trained model on photos: `model = jaxcv.load(directory); model.draw(photo, model.predict(photo))`."""
+
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxcv.config import base
+from jaxcv.data.images import read_image
+from jaxcv.data.pipeline import prepare_photo
+from jaxcv.data.source import Labels
+from jaxcv.metrics.coco_ap import to_photo
+from jaxcv.train.begin import load_recipe
+from jaxcv.train.checkpoint import Weights, load_weights
+from jaxcv.train.step import make_predict
+from jaxcv.types import Instances, Recipe
+from jaxcv.viz.pictures import draw_instances
+
+Photo = np.ndarray | str | os.PathLike
+
+
+class Detections(NamedTuple):
+  """What was found in one photo of H x W pixels, best first, in the photo's own pixels.
+
+  Attributes:
+    boxes: [n, 4] float32, x1 y1 x2 y2.
+    classes: [n] int32.
+    names: n names of classes.
+    scores: [n] float32.
+    masks: [n, H, W] bool, or None if the model has no masks.
+    keypoints: [n, K, 3] float32, x, y and score, or None.
+  """
+
+  boxes: np.ndarray
+  classes: np.ndarray
+  names: tuple[str, ...]
+  scores: np.ndarray
+  masks: np.ndarray | None = None
+  keypoints: np.ndarray | None = None
+
+
+class Row(NamedTuple):
+  """What a model says of one photo.
+
+  Attributes:
+    index: the photo's number, counted from `first`.
+    predictions: the model's output for it, without the leading axis, in pixels of the resized image.
+    batch: the photo as the model saw it: image, size, original_size, image_id (= index).
+  """
+
+  index: int
+  predictions: Any
+  batch: dict[str, np.ndarray]
+
+
+def load(directory: str | os.PathLike) -> "Model":
+  """The model whose weights are in `directory`: the workdir of a training, or converted weights.
+
+  Raises:
+    OSError: there are no weights in the directory.
+  """
+  weights = load_weights(directory)
+  return assemble(weights, stored_config(weights))
+
+
+def stored_config(weights: Weights) -> ml_collections.ConfigDict:
+  """The config that the weights were trained with, with tuples and typed unset values as in a config file."""
+  config = base(weights.config["recipe"])
+  with config.unlocked():
+    config.update(_tuples(weights.config))
+  return config
+
+
+def assemble(weights: Weights, config: ml_collections.ConfigDict) -> "Model":
+  """The model with these weights and a config that may differ from theirs in what has no weights."""
+  return Model(load_recipe(config), weights.variables, config, Labels.of(weights.labels))
+
+
+def _tuples(values: Any) -> Any:
+  """The values with tuples in place of the lists that JSON makes of them."""
+  if isinstance(values, dict):
+    return {name: _tuples(value) for name, value in values.items()}
+  return tuple(_tuples(value) for value in values) if isinstance(values, (list, tuple)) else values
+
+
+class Model:
+  """A recipe with its weights, ready to be used; every shape of image compiles once and stays compiled.
+
+  Attributes:
+    recipe: the Recipe.
+    params: its parameters, {group: tree}.
+    variables: {collection: {group: tree}}, running statistics.
+    config: the configuration that it was trained with.
+    labels: data.source.Labels, what class numbers and keypoints mean.
+  """
+
+  def __init__(self, recipe: Recipe, variables: dict, config: ml_collections.ConfigDict, labels: Labels):
+    self.recipe, self.config, self.labels = recipe, config, labels
+    self.variables = jax.device_put(dict(variables))
+    self.params = self.variables.pop("params")
+    self._predict, self._key = jax.jit(make_predict(recipe)), jax.random.key(config.seed)
+
+  def predict(self, photos: Photo | Sequence[Photo], threshold: float = 0.5, batch: int = 1) -> Any:
+    """What the model finds in a photo, or a list of that for a list of photos.
+
+    Args:
+      photos: uint8 RGB [H, W, 3] of any size (grey [H, W] and RGBA [H, W, 4] are converted), or a path;
+        or a list of these.
+      threshold: detections with a lower score are left out.
+      batch: how many photos of a list go through the model at a time.
+
+    Returns:
+      Detections of a detector; of other models their dict of arrays.
+
+    Raises:
+      OSError: a file cannot be read as a photo.
+      ValueError: an array is no uint8 photo.
+    """
+    one = isinstance(photos, (str, os.PathLike)) or getattr(photos, "ndim", 4) < 4
+    rows = sorted(self.rows([photos] if one else photos, batch), key=lambda row: row.index)
+    found = [self.finish(row, threshold) for row in rows]
+    return found[0] if one else found
+
+  def draw(self, photo: Photo, predictions: Any) -> np.ndarray:
+    """The photo with the predictions on it. uint8 [H', W', 3]; small photos are enlarged.
+
+    Args:
+      photo: as for `predict`.
+      predictions: what `predict` returned for it.
+    """
+    photo = read_photo(photo)
+    if isinstance(predictions, Detections):
+      return draw_instances(photo, predictions._asdict(), self.labels, threshold=-np.inf)
+    return self.recipe.draw({"image": photo}, predictions, self.labels)
+
+  def rows(self, photos: Iterable[Photo], batch: int = 1, first: int = 0) -> Iterator[Row]:
+    """The raw predictions of a stream of photos, `batch` at a time.
+
+    Photos are gathered by the shape that they are padded to, so rows of several shapes come out of
+    order; of one shape (a video) they come in order.
+
+    Args:
+      photos: as for `predict`; taken one by one, so that a video never has to be in memory.
+      batch: how many photos go through the model at a time.
+      first: the number of the first photo.
+
+    Raises:
+      OSError, ValueError: as `predict`.
+    """
+    waiting: dict[tuple, list] = {}
+    for i, photo in enumerate(photos, first):
+      row = prepare_photo(read_photo(photo), self.config.data)
+      row["image_id"] = np.array([i], np.int32)
+      group = waiting.setdefault(row["image"].shape, [])
+      group.append(row)
+      if len(group) == batch:
+        yield from self._run(waiting.pop(row["image"].shape), batch)
+    for group in waiting.values():
+      yield from self._run(group, batch)
+
+  def _run(self, group: list[dict], size: int) -> Iterator[Row]:
+    """The rows of one batch, filled up to `size` so that no other shape is compiled."""
+    real = np.arange(size) < len(group)
+    filled = group + [group[0]] * (size - len(group))
+    batch = jax.tree.map(lambda *rows: np.concatenate(rows), *filled) | {"real": real}
+    predictions = jax.device_get(self._predict(self.params, self.variables, self._key, batch))
+    rows = [jax.tree.map(operator.itemgetter(i), (predictions, batch)) for i in range(len(group))]
+    for prediction, seen in rows:
+      yield Row(int(seen["image_id"]), prediction, seen)
+
+  def finish(self, row: Row, threshold: float) -> Any:
+    """A row in the photo's own coordinates: Detections of a detector, other models' rows as they are.
+
+    Args:
+      row: of `rows`.
+      threshold: detections with a lower score are left out.
+    """
+    if not isinstance(row.predictions, Instances):
+      return row.predictions
+    found = to_photo(row.predictions, row.batch["size"], row.batch["original_size"], threshold)
+    names = tuple(self.labels.classes[c] for c in found["classes"])
+    return Detections(**found, names=names)
+
+
+def read_photo(photo: Photo) -> np.ndarray:
+  """A photo as uint8 RGB [H, W, 3], turned upright as its EXIF data say.
+
+  Args:
+    photo: a path to a file of any format that OpenCV reads (told by content, not by name), or an array:
+      uint8 [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
+
+  Raises:
+    OSError: the file is missing or is no whole image.
+    ValueError: the array is no uint8 photo.
+  """
+  if isinstance(photo, (str, os.PathLike)):
+    return read_image(photo, rotate=True)
+  return _rgb(np.asarray(photo))
+
+
+def _rgb(photo: np.ndarray) -> np.ndarray:
+  """An array as uint8 RGB."""
+  if photo.ndim == 2:
+    photo = photo[..., None]
+  if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] not in (1, 3, 4) or not photo.size:
+    raise ValueError(f"a photo is uint8 [H, W, 3] RGB (or [H, W], or [H, W, 4]); this is {photo.dtype} "
+                     f"{list(photo.shape)}")
+  return np.ascontiguousarray(np.broadcast_to(photo[..., :3], (*photo.shape[:2], 3)))

@@ -1,0 +1,146 @@
+"""Optimizers from the config: schedules, weight decay without norms and biases, frozen parts, clipping."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcv.train.settings import read
+from jaxcv.types import Array, PyTree
+
+UNDECAYED = ("bias", "scale")  # of layers and norms; Flax calls every other parameter something else
+
+
+class OptimizerConfig(NamedTuple):
+  """One optimizer's section of the config, config.optimizers.<player>.
+
+  Attributes:
+    name: "sgd" (with momentum, as PyTorch's), "adam" (weight decay joins the gradient) or "adamw"
+      (weight decay is taken off the parameters, times the learning rate).
+    learning_rate: after the warm-up and before any drop.
+    schedule: "constant", "step" or "cosine" (to 0 at config.train.steps).
+    steps_at: steps at which the "step" schedule multiplies the learning rate by `drop`.
+    drop: that factor.
+    warmup: number of steps over which the learning rate rises linearly, from warmup_factor times it.
+    warmup_factor: share of the learning rate at step 0.
+    momentum: of sgd.
+    nesterov: whether sgd's momentum is Nesterov's.
+    b1: of adam, decay of the mean of gradients.
+    b2: of adam, decay of the mean of squared gradients.
+    eps: of adam.
+    weight_decay: not applied to norms and biases.
+    clip: largest global norm of the gradient of all parameters that are not frozen; 0 = no limit.
+    freeze: regular expressions of paths that are never updated, matched from the path's beginning:
+      "backbone/conv1", "backbone/layer[12]_".
+  """
+
+  name: str = "sgd"
+  learning_rate: float = 0.02
+  schedule: str = "constant"
+  steps_at: tuple[int, ...] = ()
+  drop: float = 0.1
+  warmup: int = 0
+  warmup_factor: float = 0.001
+  momentum: float = 0.9
+  nesterov: bool = False
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip: float = 0.0
+  freeze: tuple[str, ...] = ()
+
+
+def make_schedule(config: Mapping[str, Any], steps: int | None = None,
+                  where: str = "config.optimizers") -> optax.Schedule:
+  """The learning rate as a function of the number of updates done, float32.
+
+  lr(t) = learning_rate * warm(t) * factor(t), where warm rises linearly from warmup_factor at t = 0 to
+  1 at t = warmup and stays there (torchvision's LinearLR, Detectron2's WarmupMultiStepLR), and factor is
+  1, drop ** #{s in steps_at: s <= t}, or (1 + cos(pi t / steps)) / 2.
+
+  Args:
+    config: the section; see OptimizerConfig.
+    steps: length of the training, which "cosine" needs.
+    where: the section's name in errors.
+  """
+  c = read(OptimizerConfig, config, where)
+  if c.schedule not in ("constant", "step", "cosine"):
+    raise ValueError(f"{where}.schedule is {c.schedule!r}; it is one of constant, step, cosine")
+  if c.schedule == "cosine" and not steps:
+    raise ValueError(f"{where}.schedule is cosine, which needs the number of steps (config.train.steps)")
+
+  def schedule(count: Array) -> Array:
+    t = jnp.asarray(count, jnp.float32)
+    rate = jnp.float32(c.learning_rate)
+    if c.warmup:
+      rate *= c.warmup_factor + (1 - c.warmup_factor) * jnp.minimum(t / c.warmup, 1)
+    if c.schedule == "step" and c.steps_at:
+      rate *= c.drop ** jnp.sum(t >= jnp.array(c.steps_at), dtype=jnp.float32)
+    if c.schedule == "cosine":
+      rate *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(t / steps, 1)))
+    return rate
+
+  return schedule
+
+
+def make_optimizer(config: Mapping[str, Any], steps: int | None = None,
+                   where: str = "config.optimizers") -> optax.GradientTransformation:
+  """The optax transformation that config.optimizers.<player> describes.
+
+  sgd is PyTorch's: g + weight_decay * p joins the momentum buffer, and the learning rate multiplies the
+  buffer, not the gradient. The gradient is clipped before weight decay. The schedule counts the
+  player's own turns, which differ from the steps where Player.every > 1.
+
+  Args:
+    config: the section; see OptimizerConfig.
+    steps: length of the training, which the cosine schedule needs.
+    where: the section's name in errors.
+
+  Raises:
+    ValueError: an unknown key or name; at init, a pattern in `freeze` that matches nothing.
+  """
+  c = read(OptimizerConfig, config, where)
+  decay = optax.add_decayed_weights(c.weight_decay, mask=_decayed) if c.weight_decay else optax.identity()
+  adam = functools.partial(optax.scale_by_adam, b1=c.b1, b2=c.b2, eps=c.eps)
+  if c.name == "sgd":
+    rule = [decay, optax.trace(c.momentum, c.nesterov) if c.momentum else optax.identity()]
+  elif c.name == "adam":
+    rule = [decay, adam()]
+  elif c.name == "adamw":
+    rule = [adam(), decay]
+  else:
+    raise ValueError(f"{where}.name is {c.name!r}; it is one of sgd, adam, adamw")
+  clip = optax.clip_by_global_norm(c.clip) if c.clip else optax.identity()
+  rate = optax.scale_by_learning_rate(make_schedule(config, steps, where))
+  train = optax.chain(clip, *rule, rate)
+  if not c.freeze:
+    return train
+  # By partition, so that neither weight decay nor momentum moves a frozen leaf, and clipping overlooks it.
+  label = functools.partial(_label, patterns=tuple(c.freeze), where=where)
+  return optax.partition({"train": train, "freeze": optax.set_to_zero()}, label)
+
+
+def parameter_path(path: tuple) -> str:
+  """A leaf's path as it is written in configs and errors: "backbone/conv1/kernel"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _decayed(params: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: parameter_path(path).rsplit("/", 1)[-1] not in UNDECAYED, params)
+
+
+def _label(params: PyTree, patterns: tuple[str, ...], where: str) -> PyTree:
+  paths = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for pattern in patterns:
+    if not any(re.match(pattern, path) for path in paths):
+      parts = sorted({"/".join(path.split("/")[:2]) for path in paths})
+      raise ValueError(f"{where}.freeze: {pattern!r} matches no parameter. There are, each with what lies "
+                       f"below it: {', '.join(parts)}")
+  frozen = lambda path: any(re.match(pattern, parameter_path(path)) for pattern in patterns)
+  return jax.tree_util.tree_map_with_path(lambda path, _: "freeze" if frozen(path) else "train", params)

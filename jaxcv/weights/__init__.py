@@ -1,0 +1,1 @@
+"""Readers of original checkpoints, and the key maps onto our parameters."""
