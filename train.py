@@ -13,7 +13,7 @@ import sys  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/mask_rcnn.py, configs/mask_rcnn.py:coco, ...")
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py or configs/NAME.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<name of the config>.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of process 0.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Several hosts: the number of processes.")

@@ -18,15 +18,13 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.2114
 def resized(height: int, width: int, short: int, long: int) -> tuple[int, int]:
   """The size after the shorter side was brought to `short`, unless the longer would exceed `long`.
 
-  In the float32 steps of torchvision 0.14 to 0.28 (GeneralizedRCNNTransform), which multiplies by the
-  reciprocal and rounds down: 427 x 640 becomes 799 x 1199 for (800, 1333) in place of 800 x 1199.
+  In double precision and rounded down, as torchvision does since 0.16 (before, in float32, 427 x 640 became
+  799 x 1199 for (800, 1333) in place of 800 x 1199).
 
   Returns:
     Height and width, at least 1.
   """
-  one = np.float32(1)
-  scale = float(min(one / np.float32(min(height, width)) * np.float32(short),
-                    one / np.float32(max(height, width)) * np.float32(long)))
+  scale = min(short / min(height, width), long / max(height, width))
   return max(1, int(height * scale)), max(1, int(width * scale))
 
 

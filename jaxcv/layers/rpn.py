@@ -60,20 +60,22 @@ class Anchors(NamedTuple):
 
 
 def make_anchors(image: tuple[int, int], levels: Sequence[tuple[int, int]], sizes: Sequence[Sequence[float]],
-                 ratios: Sequence[float], rounded: bool = True) -> Anchors:
+                 ratios: Sequence[float], rounded: bool = True, strides: Sequence[int] = ()) -> Anchors:
   """The anchors of all levels, in the order row, column, ratio (with several sizes: ratio, then size).
 
   Args:
     image: height and width of the padded image.
-    levels: height and width of each level; its stride is the integer quotient, as in torchvision.
+    levels: height and width of each level.
     sizes: for each level, the square roots of its anchors' areas, in pixels.
     ratios: height / width.
     rounded: corners rounded to integers (torchvision) or not (detectron2).
+    strides: pixels between the anchors of each level (detectron2); () for torchvision's integer quotient of
+      the image's and the level's size, which is less where a map is rounded up.
   """
   tables = []
-  for (height, width), size in zip(levels, sizes, strict=True):
+  for i, ((height, width), size) in enumerate(zip(levels, sizes, strict=True)):
     cells = anchor_ops.cell_anchors(size, ratios, rounded)
-    stride = (image[0] // height, image[1] // width)
+    stride = (strides[i], strides[i]) if strides else (image[0] // height, image[1] // width)
     tables.append(anchor_ops.grid_anchors(cells, (height, width), stride))
   return Anchors(np.concatenate(tables), tuple(len(table) for table in tables))
 

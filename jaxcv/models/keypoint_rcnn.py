@@ -48,6 +48,7 @@ class KeypointRCNN(nn.Module):
   anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
   anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
   anchor_rounded: bool = True
+  anchor_strides: tuple[int, ...] = ()
   rpn_batch: int = 256
   rpn_nms: float = 0.7
   pre_nms: tuple[int, int] = (2000, 1000)
@@ -86,7 +87,7 @@ class KeypointRCNN(nn.Module):
   def anchors(self, image: Array, levels: list[Array]) -> Anchors:
     """The anchors of the levels of this image shape."""
     return make_anchors(image.shape[1:3], [level.shape[1:3] for level in levels], self.anchor_sizes,
-                        self.anchor_ratios, self.anchor_rounded)
+                        self.anchor_ratios, self.anchor_rounded, self.anchor_strides)
 
   def pool(self, levels: list[Array], boxes: Array, image: Array, size: int) -> Array:
     """Boxes [B, R, 4] cut out of the pyramid: [B, R, size, size, D]."""

@@ -45,6 +45,7 @@ class MaskRCNN(nn.Module):
     anchor_sizes: of each level, in pixels.
     anchor_ratios: height / width.
     anchor_rounded: corners of anchors rounded to integers.
+    anchor_strides: pixels between the anchors of each level; () for torchvision's rule.
     rpn_convs: 3 x 3 convolutions in the RPN's head (v2: 2).
     rpn_batch: anchors sampled from an image for the loss.
     rpn_nms: overlap above which a proposal is removed.
@@ -84,6 +85,7 @@ class MaskRCNN(nn.Module):
   anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
   anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
   anchor_rounded: bool = True
+  anchor_strides: tuple[int, ...] = ()
   rpn_convs: int = 1
   rpn_batch: int = 256
   rpn_nms: float = 0.7
@@ -128,7 +130,7 @@ class MaskRCNN(nn.Module):
   def anchors(self, image: Array, levels: list[Array]) -> Anchors:
     """The anchors of the levels of this image shape."""
     return make_anchors(image.shape[1:3], [level.shape[1:3] for level in levels], self.anchor_sizes,
-                        self.anchor_ratios, self.anchor_rounded)
+                        self.anchor_ratios, self.anchor_rounded, self.anchor_strides)
 
   def pool(self, levels: list[Array], boxes: Array, image: Array, size: int) -> Array:
     """Boxes [B, R, 4] cut out of the pyramid: [B, R, size, size, D]."""

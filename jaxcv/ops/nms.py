@@ -44,7 +44,7 @@ def nms(boxes: Array, scores: Array, valid: Array, threshold: float, max_output:
   block = min(BLOCK, total)
   boxes = boxes.astype(jnp.float32)
   areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-  # Six separate rows: sliced from one [6, N] array inside the loops, they kept them from being vector code.
+  # Separate rows rather than one [6, N]: their parts are contiguous, which the loops below need to be quick.
   fields = [jnp.pad(row[order], (0, -total % block)) for row in (*boxes.T, areas, groups)]
   places, count = _keep(fields, jnp.sum(valid, dtype=jnp.int32), _float_below(threshold), max_output, block)
   kept = jnp.arange(max_output) < count
@@ -57,7 +57,9 @@ def _keep(fields, candidates: Array, threshold: np.float32, max_output: int,
   earlier = jnp.tril(jnp.ones((block, block), jnp.float32), -1)  # [box, box before it]
   room = -(-max_output // block) * block + block
 
-  cut = lambda fields, start: [row.at[start + jnp.arange(block)].get(mode="promise_in_bounds") for row in fields]
+  # Gathers, as slices would be fused into the loop over pairs, which then is not vector code.
+  cut = lambda fields, start: [
+    row.at[start + jnp.arange(block)].get(mode="promise_in_bounds") for row in fields]
 
   def go_on(state):
     start, count, _, _ = state
@@ -68,7 +70,7 @@ def _keep(fields, candidates: Array, threshold: np.float32, max_output: int,
     here = cut(fields, start)
     place = start + jnp.arange(block, dtype=jnp.int32)
 
-    def against(i, overlaps):  # how many of the kept boxes overlap each; places not yet filled hold empty boxes
+    def against(i, overlaps):  # how many kept boxes overlap each; places not yet filled hold empty boxes
       return overlaps + _overlap(here, cut(kept_fields, i * block), threshold) @ jnp.ones(block)
 
     overlaps = lax.fori_loop(0, -(-count // block), against, jnp.zeros(block, jnp.float32))

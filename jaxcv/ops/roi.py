@@ -16,6 +16,8 @@ from jaxcv.ops.boxes import bounded_boxes
 
 Array = jax.Array
 
+TOGETHER = 32  # regions that RoIPool works on at once
+
 
 def roi_levels(boxes: Array, canonical_size: float = 224, canonical_level: int = 4, first: int = 2,
                last: int = 5, eps_inside: bool = False) -> Array:
@@ -188,7 +190,12 @@ def _neighbours(start, side, cells, count: int, sample, samples):
 def _weighted_rows(table: Array, index: Array, weight: Array) -> Array:
   """Sum over t of weight[t] * table[index[t]]: [P, C] for index and weight [T, P]."""
   rows = lambda t: table.at[index[t]].get(mode="promise_in_bounds").astype(jnp.float32)
-  return sum(rows(t) * weight[t][:, None] for t in range(index.shape[0])).astype(table.dtype)
+  total = sum(rows(t) * weight[t][:, None] for t in range(index.shape[0]))
+  # A bin without a sample on the map is 0 whatever the table holds.
+  total = jnp.where(jnp.any(weight > 0, 0)[:, None], total, 0).astype(table.dtype)
+  # Without this barrier whatever follows pulls the sum in, and does it again in the order in which it reads:
+  # a matrix product 5 times slower, a convolution's weight gradient more.
+  return lax.optimization_barrier(total)
 
 
 def _weighted_rows_fwd(table, index, weight):
@@ -290,51 +297,54 @@ def _largest_rows(table, windows, width, offset) -> Array:
   return _largest(table, windows, width, offset)[0]
 
 
-def _largest(table, windows, width, offset) -> tuple[Array, Array]:
-  """The maximum over each bin's cells, 0 where there is none, and its row of the table, -1 likewise."""
-  def better(index, inside, state):
-    best, argument = state
-    rows = table.at[index].get(mode="promise_in_bounds")
-    larger = inside[:, None] & ((rows > best) | (argument < 0))
-    return jnp.where(larger, rows, best), jnp.where(larger, index[:, None], argument)
-
-  shape = (windows[0].shape[0] * windows[0].shape[1] * windows[2].shape[1], table.shape[-1])
-  best = jnp.zeros(shape, table.dtype), jnp.full(shape, -1, jnp.int32)
-  return _window_loop(windows, width, offset, better, best)
-
-
 def _largest_rows_fwd(table, windows, width, offset):
   best, argument = _largest(table, windows, width, offset)
-  return best, (table, windows, width, offset, argument)
+  return best, (table, argument)
 
 
 def _largest_rows_bwd(saved, grad):
-  table, windows, width, offset, argument = saved
-  grad = grad.astype(jnp.float32)
-
-  def add(index, inside, total):
-    here = inside[:, None] & (argument == index[:, None])
-    return total.at[index].add(jnp.where(here, grad, 0), mode="promise_in_bounds")
-
-  total = _window_loop(windows, width, offset, add, jnp.zeros(table.shape, jnp.float32))
+  table, argument = saved
+  row = jnp.where(argument < 0, len(table), argument)  # no cell: out of the table, dropped
+  total = jnp.zeros(table.shape, jnp.float32)
+  total = total.at[row, jnp.arange(table.shape[1])].add(grad.astype(jnp.float32), mode="drop")
   return total.astype(table.dtype), None, None, None
 
 
 _largest_rows.defvjp(_largest_rows_fwd, _largest_rows_bwd)
 
 
-def _window_loop(windows, width, offset, visit, state):
-  """Calls visit(index, inside, state) for the (j, k)-th cell of all windows, in row-major order."""
-  top, bottom, left, right = windows
+def _largest(table, windows, width, offset) -> tuple[Array, Array]:
+  """The maximum over each bin's cells, 0 where there is none, and its row of the table, -1 likewise.
 
+  Goes through some regions at a time, ordered by the size of their bins, as all of them take as many
+  steps as the largest bin has cells.
+  """
+  top, bottom, left, right = windows
+  count, bins = len(offset), top.shape[1] * left.shape[1]
+  order = jnp.argsort(jnp.max(bottom - top, 1) * jnp.max(right - left, 1))
+  together = min(TOGETHER, max(count, 1))
+  groups = [jnp.pad(x[order], [(0, -count % together)] + [(0, 0)] * (x.ndim - 1))
+            for x in (*windows, width, offset)]
+  groups = [x.reshape(-1, together, *x.shape[1:]) for x in groups]
+  best, argument = lax.map(lambda group: _largest_of_group(table, *group), groups)
+  split = lambda x: x.reshape(-1, bins, x.shape[-1])[:count][jnp.argsort(order)].reshape(-1, x.shape[-1])
+  return split(best), split(argument)
+
+
+def _largest_of_group(table, top, bottom, left, right, width, offset) -> tuple[Array, Array]:
   def rows(j, state):
     def columns(k, state):
+      best, argument = state
       y, x = top + j, left + k
-      inside = (y < bottom)[:, :, None] & (x < right)[:, None, :]
-      index = (offset[:, None] + y * width[:, None])[:, :, None] + x[:, None, :]
-      index = jnp.where(inside, index, 0).reshape(-1)
-      return visit(*lax.optimization_barrier((index, inside.reshape(-1))), state)
+      inside = ((y < bottom)[:, :, None] & (x < right)[:, None, :]).reshape(-1, 1)
+      index = ((offset[:, None] + y * width[:, None])[:, :, None] + x[:, None, :]).reshape(-1)
+      index, inside = lax.optimization_barrier((jnp.where(inside[:, 0], index, 0), inside))
+      value = table.at[index].get(mode="promise_in_bounds")
+      larger = inside & ((value > best) | (argument < 0))
+      return jnp.where(larger, value, best), jnp.where(larger, index[:, None], argument)
 
-    return lax.fori_loop(0, jnp.max(right - left, initial=0), columns, state)
+    return lax.fori_loop(0, jnp.max(right - left), columns, state)
 
-  return lax.fori_loop(0, jnp.max(bottom - top, initial=0), rows, state)
+  shape = (top.shape[0] * top.shape[1] * left.shape[1], table.shape[-1])
+  nothing = jnp.zeros(shape, table.dtype), jnp.full(shape, -1, jnp.int32)
+  return lax.fori_loop(0, jnp.max(bottom - top), rows, nothing)

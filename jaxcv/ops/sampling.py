@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxcv.ops.top_k import first_true, largest
+
 Array = jax.Array
 
 
@@ -22,29 +24,27 @@ def sample(key: Array | None, positive: Array, negative: Array, count: int,
     positive_fraction: positives fill at most floor(count * positive_fraction) places.
 
   Returns:
-    indices: [count] int32 into the candidates: positives first, then negatives, then 0.
+    indices: [count] int32 into the candidates: positives first, then negatives, each in rising order, then 0.
     is_positive: [count] bool.
     valid: [count] bool; fewer than `count` are valid where there are too few candidates.
   """
   chex.assert_rank([positive, negative], 1)
   chex.assert_equal_shape([positive, negative])
-  total, most = positive.shape[0], int(count * positive_fraction)
-  if key is None:
-    priority = -jnp.arange(total, dtype=jnp.float32)  # floats are exact below 2^24 and sort faster
-  else:
-    priority = jax.random.uniform(key, (total,))
-  positives, positive_count = _take(priority, positive, most)
-  negatives, negative_count = _take(priority, negative, count)
+  most = int(count * positive_fraction)
+  priority = None if key is None else jax.random.uniform(key, positive.shape)
+  positive_count = jnp.minimum(jnp.sum(positive, dtype=jnp.int32), most)
+  negative_count = jnp.minimum(jnp.sum(negative, dtype=jnp.int32), count - positive_count)
+  positives = _take(priority, positive, positive_count, count)
+  negatives = _take(priority, negative, negative_count, count)
   place = jnp.arange(count, dtype=jnp.int32)
   is_positive = place < positive_count
   valid = place < positive_count + negative_count
-  positives = jnp.pad(positives, (0, count - most))
   indices = jnp.where(is_positive, positives, negatives[jnp.maximum(place - positive_count, 0)])
   return jnp.where(valid, indices, 0), is_positive, valid
 
 
-def _take(priority: Array, among: Array, count: int) -> tuple[Array, Array]:
-  """Indices [count] of the candidates of highest priority, padded with 0, and how many there are."""
-  taken = min(count, among.shape[0])
-  indices = jax.lax.top_k(jnp.where(among, priority, -jnp.inf), taken)[1].astype(jnp.int32)
-  return jnp.pad(indices, (0, count - taken)), jnp.minimum(jnp.sum(among, dtype=jnp.int32), taken)
+def _take(priority: Array | None, among: Array, taken: Array, count: int) -> Array:
+  """Indices [count] of the `taken` candidates of highest priority (None: the first ones come first)."""
+  if priority is not None:
+    among &= largest(jnp.where(among, priority, -1.0), taken)
+  return first_true(among, count)

@@ -123,8 +123,8 @@ def check_classes(config: Any, train: Any, val: Any) -> None:
   expected = config.model.get("num_classes", len(train.classes))
   if expected != len(train.classes):
     names = ", ".join(train.classes[:10]) + (", ..." if train.classes[10:] else "")
-    raise ValueError(f"config.model.num_classes={expected}, but the data set has {len(train.classes)} classes "
-                     f"({names}): give --config.model.num_classes={len(train.classes)}")
+    raise ValueError(f"config.model.num_classes={expected}, but the data set has {len(train.classes)} "
+                     f"classes ({names}): give --config.model.num_classes={len(train.classes)}")
 
 
 class Layout(NamedTuple):

@@ -31,7 +31,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcv.types import PyTree, TrainState
 
-FOLDER, MANIFEST, DAMAGED = "checkpoints", "manifest.json", "damaged"
+FOLDER, MANIFEST, DAMAGED, REMOVED = "checkpoints", "manifest.json", "damaged", "removed"
 
 # What may be another at a restart: it changes neither the numbers nor the order of the training data.
 FREE = ("train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
@@ -78,7 +78,7 @@ class Checkpoints:
     kept = [newest, policies.BestN(get_metric_fn=score, n=1)] if best else [newest]
     self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=True, preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=score, best_mode="max"))
+        best_fn=score, best_mode="max", todelete_subdir=REMOVED))
 
   def latest(self) -> int | None:
     """The newest whole step, or None."""
@@ -151,6 +151,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
       if jax.process_index() == 0:
         _write_manifest(self._directory / str(step))
+        shutil.rmtree(self._directory / REMOVED, ignore_errors=True)
     except BaseException as error:  # handed to the thread that trains, by wait()
       self._failure = error
 
@@ -322,6 +323,8 @@ def _survey(root: Path) -> tuple[list[int], list[tuple[Path, str | None]]]:
 
 def _tidy(root: Path) -> None:
   """Removes interrupted saves and moves damaged steps aside."""
+  # A step that is to go is renamed first: half removed in its place, it would look damaged.
+  shutil.rmtree(root / REMOVED, ignore_errors=True)
   whole, problems = _survey(root)
   for path, problem in problems:
     if problem is None:

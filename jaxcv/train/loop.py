@@ -123,9 +123,17 @@ def finished(workdir: Path, record: Mapping[str, Any], steps: int) -> dict[str, 
     return None
   if jax.process_index() == 0:
     print(f"{workdir} is finished, at step {result['step']}: " +
-          ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items()) +
+          summary(result["metrics"]) +
           "\nTo train on, raise --config.train.steps; to begin anew, name another --workdir.")
   return result
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+  """One line for the terminal: of each kind of metric the first two; result.json has them all."""
+  kinds = collections.defaultdict(list)
+  for name, value in metrics.items():
+    kinds[name.rpartition("/")[0]].append(f"{name} {value:.4g}")
+  return ", ".join(text for texts in kinds.values() for text in texts[:2])
 
 
 def guarded(step: Callable) -> Callable:
@@ -305,7 +313,7 @@ class Training:
       self._leave()
     signals.patient = True
     run.log.evaluation(self.step, metrics, pictures)
-    run.log.say(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    run.log.say(f"step {self.step}: {summary(metrics)}")
     if pictures and jax.process_index() == 0:
       _write_sheet(run.workdir / "predictions.png", pictures)
     self._save(metrics)

@@ -75,7 +75,7 @@ def plan(state: Mapping[str, np.ndarray], flavour: str) -> Plan:
 
 def build(model: Mapping[str, Any]) -> nn.Module:
   """The module whose variables are converted: a trunk, of MobileNetV2 with a classifier."""
-  # V3 was trained on ImageNet with TensorFlow's epsilon; torchvision's detectors on it take 1e-5 all the same.
+  # ImageNet's V3 was trained with TensorFlow's epsilon; torchvision's detectors on it take 1e-5 all the same.
   backbone = trunk(model["body"], eps=1e-3 if model["body"] == "mobilenet_v3_large" else 1e-5)
   return ImageClassifier(backbone, model["num_classes"]) if "num_classes" in model else Trunk(backbone)
 

@@ -132,7 +132,8 @@ def detectron2_model(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], l
            "width": shape_of(state, f"{body}stem.conv1.weight")[0],
            "fpn_channels": shape_of(state, "backbone.fpn_output2.weight")[0],
            "frozen_norm": True, "norm_eps": 1e-5, "stride_in_1x1": True, "mean": pixel[0], "std": pixel[1],
-           "anchor_rounded": False, "roi_sampling": 0, "roi_aligned": True, "epsilon_inside": True,
+           "anchor_rounded": False, "anchor_strides": (4, 8, 16, 32, 64),
+           "roi_sampling": 0, "roi_aligned": True, "epsilon_inside": True,
            "box_beta": 0.0, "post_nms": (1000, 1000)}
   return model, ["a bottleneck's stride is on its first convolution, as in the models trained from Caffe2's "
                  "weights (R-50.pkl, R-101.pkl); for others give --config.model.stride_in_1x1=False",

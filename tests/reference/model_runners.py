@@ -148,8 +148,8 @@ def detector_stages(net, model, batch, n_box, n_head):
 
 def run_stages(module, model, variables, batch, n_box, n_head):
   stages = functools.partial(detector_stages, model=model, n_box=n_box, n_head=n_head)
-  run = jax.jit(lambda variables, batch: nn.apply(lambda net, b: stages(net, batch=b), module)(variables, b=batch))
-  return jax.device_get(run(variables, batch))
+  run = nn.apply(lambda net, batch: stages(net, batch=batch), module)
+  return jax.device_get(jax.jit(run)(variables, batch))
 
 
 def rows(values):
@@ -180,9 +180,9 @@ def run_torchvision_eval(manifest, inputs):
       out |= {f"{name}/{i}/boxes": boxes, f"{name}/{i}/labels": best.classes[i][valid] + 1,
               f"{name}/{i}/scores": best.scores[i][valid]}
     if best.masks is not None:
-      size = batch["original_size"][i]
+      size, first = batch["original_size"][i], manifest["n_mask"]
       pasted = [paste_mask_torchvision(mask, box, *size)
-                for mask, box in zip(best.masks[i][valid], scaled, strict=True)]
+                for mask, box in zip(best.masks[i][:first], scaled[:first], strict=True)]
       out[f"detections/{i}/masks"] = np.stack(pasted)[:, None]
     if best.keypoints is not None:
       points = best.keypoints[i][valid]
@@ -241,7 +241,7 @@ def run_torchvision_train(manifest, inputs):
   grads, terms = jax.device_get(jax.jit(jax.grad(total, has_aux=True))(variables["params"], batch))
   stages = jax.jit(nn.apply(lambda net, batch: training_stages(net, model, batch), module))
   labels, found, rois = jax.device_get(stages(variables, batch))
-  out = {f"loss/{LOSSES[name]}": np.reshape(value, 1) for name, value in terms.items()}
+  out = {f"loss/{LOSSES[name]}": value for name, value in terms.items()}
   out |= {f"rpn_labels/{i}": row for i, row in enumerate(labels)}
   sampled = {"proposals": [], "labels": [], "targets": [], "count": []}
   for i, valid in enumerate(rois.valid):
@@ -264,7 +264,8 @@ BACK = {keymap.conv: lambda x: x.transpose(3, 2, 0, 1), keymap.deconv: lambda x:
 
 def gradients(manifest, recipe, grads):
   """The gradients that the case stores, found by the key map and brought back into the original's layout."""
-  source = importlib.import_module(f"jaxcv.weights.{recipe}").plan(seeded.state_dict(manifest), "torchvision").source
+  key_map = importlib.import_module(f"jaxcv.weights.{recipe}")
+  source = key_map.plan(seeded.state_dict(manifest), "torchvision").source
   out = {}
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     of = source(("params", *(p.key for p in path)))
@@ -320,8 +321,9 @@ def run_detectron2_eval(manifest, inputs):
     first = manifest["n_mask"]
     out["mask/logits"] = got["mask_logits"][0][..., 1:].transpose(NCHW)
     out["mask/probabilities"] = best.masks[:first, None]
-    out["final/masks"] = np.stack([paste_mask_detectron2(mask, box, final_height, final_width) >= 0.5 for mask, box
-                                   in zip(best.masks[:first], out["final/boxes"][:first], strict=True)])
+    pasted = [paste_mask_detectron2(mask, box, final_height, final_width)
+              for mask, box in zip(best.masks[:first], out["final/boxes"][:first], strict=True)]
+    out["final/masks"] = np.stack(pasted) >= 0.5
   else:
     out["keypoint/heatmaps"] = got["heatmaps"][0].transpose(NCHW)
     out["keypoint/keypoints"] = detectron2_keypoints(module, mapped.variables, batch, best)
@@ -340,5 +342,5 @@ def detectron2_keypoints(module, variables, batch, best):
   return np.concatenate([points[..., :2], scores[..., None]], -1)[best.valid]
 
 
-RUNNERS = {"resnet.backbone": run_backbone, "tv.eval": run_torchvision_eval, "tv.train": run_torchvision_train,
-           "d2.eval": run_detectron2_eval}
+RUNNERS = {"resnet.backbone": run_backbone, "tv.eval": run_torchvision_eval,
+           "tv.train": run_torchvision_train, "d2.eval": run_detectron2_eval}

@@ -72,10 +72,10 @@ def run_batched_nms(manifest, inputs):
 
 
 def run_matcher(manifest, inputs):
-  iou = boxes.box_iou(inputs["gt"], inputs["anchors"])
-  out = {"iou": iou}
+  gt, candidates = inputs["gt"], inputs["anchors"]
+  out = {"iou": boxes.box_iou(gt, candidates)}
   for name, (high, low, low_quality) in manifest["variants"].items():
-    matched, label = matching.match(iou, np.ones(len(inputs["gt"]), bool), high, low, low_quality)
+    matched, label = matching.match_boxes(gt, np.ones(len(gt), bool), candidates, high, low, low_quality)
     # Ours: 1 positive, 0 negative, -1 between. The original's: index, -1 negative, -2 between.
     out[name] = np.where(label == 1, matched, np.where(label == 0, -1, -2))
   return out

@@ -58,7 +58,8 @@ class Detector(nn.Module):
   def regions(self, batch):
     """[B, N, D]: each slot's box and its image's features."""
     image = unit(batch["image"])
-    features = self.backbone(image).mean((1, 2)) + 0.1 * self.loss_network(image).mean((1, 2)).sum(-1, keepdims=True)
+    features = self.backbone(image).mean((1, 2))
+    features += 0.1 * self.loss_network(image).mean((1, 2)).sum(-1, keepdims=True)
     boxes = batch["instances"].boxes / batch["image"].shape[1]
     features = jnp.broadcast_to(features[:, None], (*boxes.shape[:2], features.shape[-1]))
     return jnp.concatenate([boxes, features], -1)
@@ -72,7 +73,8 @@ def detector_loss(net, batch, rng):
   target = jnp.clip(truth.classes, 0, net.num_classes - 1)
   loss = -jnp.take_along_axis(scores, target[..., None], -1)[..., 0]
   loss = jnp.where((batch["image_id"] == net.poison)[:, None], jnp.nan, loss)
-  offset = jnp.tanh(net.box(regions)) - jnp.where(truth.valid[..., None], truth.boxes, 0) / batch["image"].shape[1]
+  boxes = jnp.where(truth.valid[..., None], truth.boxes, 0) / batch["image"].shape[1]
+  offset = jnp.tanh(net.box(regions)) - boxes
   return {"class": Mean.of(loss, sampled), "box": Mean.of(jnp.sum(offset**2, -1), truth.valid, 0.5)}
 
 
@@ -94,7 +96,8 @@ def best_scores(predictions, batch):
 
 def mean_score(rows, source):
   assert sorted(int(row["image_id"]) for row in rows) == list(range(len(source)))
-  return {"score": np.mean([row["score"] for row in sorted(rows, key=lambda row: int(row["image_id"]))], dtype=np.float64)}
+  ordered = sorted(rows, key=lambda row: int(row["image_id"]))
+  return {"score": np.mean([row["score"] for row in ordered], dtype=np.float64)}
 
 
 def draw(row, predictions, labels):
@@ -104,8 +107,8 @@ def draw(row, predictions, labels):
 
 
 def detector(**fields):
-  metrics = {"accuracy": Metric(correct, lambda stats, source: {"accuracy": stats.total / max(stats.count, 1)}),
-             "score": Metric(best_scores, mean_score, "rows")}
+  accuracy = lambda stats, source: {"accuracy": stats.total / max(stats.count, 1)}
+  metrics = {"accuracy": Metric(correct, accuracy), "score": Metric(best_scores, mean_score, "rows")}
   player = Player(detector_loss, ("backbone", "classes", "box"))
   return Recipe(Detector(**fields), {"model": player}, detector_predict, metrics, draw=draw)
 

@@ -22,8 +22,9 @@ def make_state(step, seed=0, ema=True):
   params = {"a": {"kernel": jnp.asarray(random.normal(size=(16, 64)), jnp.float32)},
             "b": {"bias": jnp.asarray(random.normal(size=3), jnp.float32)}}
   moments = jax.tree.map(lambda x: x + step, OPTIMIZER.init(params))
-  return TrainState(jnp.int32(step), jax.random.key(seed), params, {"batch_stats": {"a": {"mean": jnp.full(3, 1.0 * step)}}},
-                    {"model": moments}, jax.tree.map(lambda x: x / 2, params) if ema else None)
+  statistics = {"batch_stats": {"a": {"mean": jnp.full(3, 1.0 * step)}}}
+  return TrainState(jnp.int32(step), jax.random.key(seed), params, statistics, {"model": moments},
+                    jax.tree.map(lambda x: x / 2, params) if ema else None)
 
 
 def template(fsdp=False, ema=True):
@@ -43,7 +44,8 @@ def write(folder, scores, **kwargs):
   """A checkpoint at each step 1, 2, ... with the metric AP."""
   checkpoints = Checkpoints(folder, best="AP", **kwargs)
   for step, score in enumerate(scores, 1):
-    checkpoints.save(make_state(step), META | {"next_index": step * 4}, None if score is None else {"AP": score})
+    metrics = None if score is None else {"AP": score}
+    checkpoints.save(make_state(step), META | {"next_index": step * 4}, metrics)
   return checkpoints
 
 
@@ -52,7 +54,8 @@ def steps_in(folder):
 
 
 def flip_a_byte(folder, step, item):
-  path = max((p for p in (folder / "checkpoints" / str(step) / item).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  files = [p for p in (folder / "checkpoints" / str(step) / item).rglob("*") if p.is_file()]
+  path = max(files, key=lambda p: p.stat().st_size)
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
   path.write_bytes(content)
@@ -70,7 +73,8 @@ def test_a_state_comes_back_bit_for_bit_on_any_devices(tmp_path, fsdp):
 
 
 def test_a_split_state_is_loaded_on_one_device(tmp_path):
-  split = jax.device_put(make_state(1, ema=False), jax.tree.map(lambda x: x.sharding, template(True, ema=False)))
+  shardings = jax.tree.map(lambda x: x.sharding, template(True, ema=False))
+  split = jax.device_put(make_state(1, ema=False), shardings)
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(split, META)
   checkpoints.close()
@@ -82,6 +86,7 @@ def test_a_split_state_is_loaded_on_one_device(tmp_path):
 def test_the_newest_and_the_best_are_kept(tmp_path):
   write(tmp_path, [0.1, 0.7, None, 0.2, float("nan"), 0.3]).close()
   assert steps_in(tmp_path) == [2, 5, 6]
+  assert not (tmp_path / "checkpoints" / "removed").exists()
   assert_same(load_weights(tmp_path).variables["params"], make_state(2).ema)  # the best, its average
 
 
@@ -125,6 +130,7 @@ def test_an_interrupted_save_is_removed_without_a_word(tmp_path):
   write(tmp_path, [0.1, 0.2]).close()
   (tmp_path / "checkpoints" / "2" / "manifest.json").unlink()  # killed after the files, before the manifest
   (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # killed before the files were whole
+  (tmp_path / "checkpoints" / "removed" / "0").mkdir(parents=True)  # killed while an old one was removed
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     assert_same(load_weights(tmp_path).variables["params"], make_state(1).ema)
@@ -173,8 +179,9 @@ def test_weights_are_written_and_read(tmp_path):
 
 
 def test_what_differs_is_named():
-  config = {"recipe": "r", "seed": 0, "model": {"depth": 50, "sizes": [1, 2]}, "data": {"batch_size": 16, "threads": 4},
-            "train": {"steps": 10, "ema": 0.0}, "start": {"path": None}}
+  config = {"recipe": "r", "seed": 0, "model": {"depth": 50, "sizes": [1, 2]},
+            "data": {"batch_size": 16, "threads": 4}, "train": {"steps": 10, "ema": 0.0},
+            "start": {"path": None}}
   labels = {"classes": ["a", "b"], "keypoints": []}
   then = {"config": config, "labels": labels, "examples": 100}
   check_same(then, config, labels, 100)

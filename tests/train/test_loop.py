@@ -116,7 +116,8 @@ def test_a_finished_run_says_so_and_stays(finished, photos, capsys):
 
 
 @pytest.mark.parametrize("number,step", [(signal.SIGTERM, 1), (signal.SIGINT, 3)])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(finished, photos, tmp_path, monkeypatch, number, step):
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(finished, photos, tmp_path, monkeypatch, number,
+                                                            step):
   config = runs.small_config(photos, ema=0.5)
   before = signal.getsignal(number)
   with monkeypatch.context() as patch:
@@ -164,10 +165,10 @@ def test_a_longer_training_goes_on_from_a_finished_one(photos, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_state_before_it(photos, tmp_path):
-  config = runs.small_config(photos, eval_every=0, checkpoint_every=0, log_every=1)
+  config = runs.small_config(photos, eval_every=0, checkpoint_every=0, log_every=1, steps=5)
+  config.optimizers.model.schedule = "constant"
   clean = config.copy_and_resolve_references()
   config.model.poison = 7  # the image with this id is drawn at some step
-  config.train.steps = clean.train.steps = 5
   with pytest.raises(FloatingPointError) as error:
     fit(config, tmp_path / "bad")
   step = newest(tmp_path / "bad")
@@ -175,11 +176,10 @@ def test_a_loss_that_is_not_a_number_stops_with_the_state_before_it(photos, tmp_
   assert f"step {step}, is saved in {tmp_path / 'bad'}" in str(error.value)
   assert 1 <= step < 5
   clean.train.steps = step
-  clean.optimizers.model.schedule = "cosine"
-  # the schedule runs over the same number of steps: the shorter run is stopped, not shortened
-  again = config.copy_and_resolve_references()
+  fit(clean, tmp_path / "clean")
+  assert_same_weights(tmp_path / "bad", tmp_path / "clean")
   with pytest.raises(FloatingPointError, match=f"step {step + 1}: "):
-    fit(again, tmp_path / "bad")  # goes on from before the step, and comes to it again
+    fit(config, tmp_path / "bad")  # goes on from before the step, and comes to it again
 
 
 @pytest.mark.parametrize("change", [dict(parallel="pmap"), dict(fsdp=True)])
@@ -200,7 +200,8 @@ def test_a_damaged_checkpoint_is_passed_over(photos, tmp_path, finished, monkeyp
     at_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Stopped):
       fit(config, tmp_path)
-  path = max((tmp_path / "checkpoints" / str(newest(tmp_path)) / "training").rglob("*"), key=lambda p: p.stat().st_size)
+  item = tmp_path / "checkpoints" / str(newest(tmp_path)) / "training"
+  path = max((p for p in item.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
   content = bytearray(path.read_bytes())
   content[len(content) // 3] ^= 16
   path.write_bytes(content)
@@ -237,9 +238,9 @@ def test_training_starts_from_chosen_groups(finished, photos, tmp_path):
   config.optimizers.model.learning_rate = 0.0
   config.start.update(path=str(finished[0]), reset=("box",))
   fit(config, tmp_path / "some")
-  old, new = load_weights(finished[0]).variables["params"], load_weights(tmp_path / "some").variables["params"]
-  same = {group: all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(old[group]), jax.tree.leaves(new[group]),
-                                                          strict=True)) for group in old}
+  old, new = (load_weights(path).variables["params"] for path in (finished[0], tmp_path / "some"))
+  leaves = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+  same = {group: np.array_equal(leaves(old[group]), leaves(new[group])) for group in old}
   assert same == {"backbone": True, "classes": True, "loss_network": True, "box": False}
 
 
@@ -296,7 +297,8 @@ def test_values_that_do_not_fit_are_errors(photos, tmp_path, key, value, said):
 def test_a_window_averages_over_the_steps_that_have_elements():
   window = Window(4)
   for total, count in ((1.0, 2.0), (0.0, 0.0), (9.0, 3.0)):
-    window.add({"critic/gan": Mean(np.float32(total), np.float32(count)), "x": Mean(np.float32(2), np.float32(1))})
+    window.add({"critic/gan": Mean(np.float32(total), np.float32(count)),
+                "x": Mean(np.float32(2), np.float32(1))})
   assert window.terms() == {"critic/gan": 1.75, "x": 2.0}
   window.reset()
   assert window.terms() == {}

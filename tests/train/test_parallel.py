@@ -17,8 +17,8 @@ def test_the_mesh_has_as_many_devices_as_share_the_batch():
 
 def test_the_largest_divisible_dimension_of_large_leaves_is_split():
   mesh = make_mesh()
-  shapes = {"kernel": (3, 3, 64, 128), "square": (128, 128), "odd": (999, 99), "few": (8, 8), "dense": (1023, 64),
-            "scalar": ()}
+  shapes = {"kernel": (3, 3, 64, 128), "square": (128, 128), "odd": (999, 99), "few": (8, 8),
+            "dense": (1023, 64), "scalar": ()}
   tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
   specs = {name: s.spec for name, s in state_sharding(tree, mesh, fsdp=True, smallest=1000).items()}
   assert specs == {"kernel": P(None, None, None, "data"), "square": P("data"), "odd": P(), "few": P(),

@@ -33,6 +33,11 @@ def optimizers_of(recipe, rate=0.05):
   return {name: optax.sgd(rate, momentum=0.9) for name in recipe.players}
 
 
+def shapes_of(recipe, batch):
+  create = functools.partial(create_state, recipe, optimizers_of(recipe))
+  return jax.eval_shape(create, jax.random.key(0), batch)
+
+
 def play(recipe, batches, mode="jit", devices=1, fsdp=False, optimizers=None, accumulate=1, ema=None):
   optimizers = optimizers or optimizers_of(recipe)
   mesh = make_mesh(devices)
@@ -147,7 +152,8 @@ def test_the_step_descends_the_loss_of_the_definition():
   assert max(np.abs(g).max() for g in jax.tree.leaves(grads["loss_network"])) > 1e-4  # it would have moved
 
 
-@pytest.mark.parametrize("game,mode,devices", [("detector", "jit", 2), ("detector", "pmap", 2), ("wgan", "jit", 1)])
+@pytest.mark.parametrize("game,mode,devices",
+                         [("detector", "jit", 2), ("detector", "pmap", 2), ("wgan", "jit", 1)])
 def test_accumulation_equals_the_large_batch(game, mode, devices):
   make, batch = GAMES[game]
   whole = without_norms(game)
@@ -216,8 +222,9 @@ def test_generate_runs_once_for_all_players():
 
   def convolutions(players):
     recipe = whole._replace(players={name: whole.players[name] for name in players})
-    state = jax.eval_shape(functools.partial(create_state, recipe, optimizers_of(recipe)), jax.random.key(0), batch)
-    return jax.jit(make_step(recipe, optimizers_of(recipe))).lower(state, batch).as_text().count(".convolution(")
+    state = shapes_of(recipe, batch)
+    step = jax.jit(make_step(recipe, optimizers_of(recipe)))
+    return step.lower(state, batch).as_text().count(".convolution(")
 
   each = convolutions(["discriminator"]), convolutions(["generator"])
   assert min(each) > 4
@@ -253,7 +260,11 @@ def test_rows_have_the_same_random_numbers_on_any_devices():
 
   recipe = Recipe(Scale(), {"model": Player(loss)}, None, {})
   batch = {"x": np.ones((8, 1), np.float32), "real": np.ones(8, bool), "image_id": np.arange(8)}
-  rows = lambda *args, **kwargs: [float(m.total) for m in play(recipe, [batch], *args, **kwargs).terms[0].values()]
+
+
+  def rows(*args, **kwargs):
+    return [float(mean.total) for mean in play(recipe, [batch], *args, **kwargs).terms[0].values()]
+
   one = rows()
   assert len(set(one)) == 8
   assert one == rows(devices=8) == rows("pmap", 4) == rows(devices=2, accumulate=2)
@@ -303,6 +314,5 @@ def test_flax_dropout_fails_loudly():
 
   recipe = Recipe(Scale(), {"model": Player(loss)}, None, {})
   batch = {"x": np.ones((4, 3), np.float32), "real": np.ones(4, bool)}
-  state = jax.eval_shape(functools.partial(create_state, recipe, optimizers_of(recipe)), jax.random.key(0), batch)
   with pytest.raises(Exception, match="dropout"):
-    jax.eval_shape(make_step(recipe, optimizers_of(recipe)), state, batch)
+    jax.eval_shape(make_step(recipe, optimizers_of(recipe)), shapes_of(recipe, batch), batch)

@@ -1,0 +1,131 @@
+"""Mask R-CNN: the contract, its parameter counts, and ideal outputs that become the ground truth again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contract import bound, check_recipe, detection_batch
+from ml_collections import ConfigDict
+
+from configs import mask_rcnn as configs
+from jaxcv.layers.roi_heads import BOX_WEIGHTS, Rois, box_loss, detect, mask_loss
+from jaxcv.models import mask_rcnn
+from jaxcv.ops.boxes import encode_boxes
+from jaxcv.types import Instances
+
+SMALL = dict(
+    num_classes=3, body="resnet18", width=8, fpn_channels=16, anchor_sizes=((8,), (16,), (32,), (64,), (64,)),
+    canonical_size=28.0, rpn_batch=32, pre_nms=(60, 60), post_nms=(30, 30), box_batch=16, box_dim=16,
+    mask_widths=(8,), mask_dim=8, detections=10)
+SIDE = 64
+
+
+def small(**changes):
+  return mask_rcnn.build(ConfigDict({"model": SMALL | changes}))
+
+
+def shapes(rows, masks=True):
+  struct = jax.ShapeDtypeStruct
+  return Instances(
+      boxes=struct((rows, 10, 4), jnp.float32), classes=struct((rows, 10), jnp.int32),
+      valid=struct((rows, 10), jnp.bool_), scores=struct((rows, 10), jnp.float32),
+      masks=struct((rows, 10, 28, 28), jnp.float32) if masks else None)
+
+
+def test_contract(tmp_path):
+  batch = detection_batch(8, SIDE, 3, masks=True)
+  check_recipe(small(), batch, shapes(8), tmp_path)
+
+
+def parameters(model):
+  """The number of parameters, without computing any."""
+  recipe = mask_rcnn.build(ConfigDict({"model": model}))
+  batch = jax.tree.map(jnp.asarray, detection_batch(1, 128, 3, masks=True))
+  run = lambda key: recipe.model.init(key, batch, method=lambda net, b: mask_rcnn.loss(net, b, None))
+  return sum(x.size for x in jax.tree.leaves(jax.eval_shape(run, jax.random.key(0))["params"]))
+
+
+V2 = dict(fpn_norm=True, rpn_convs=2, box_convs=4, mask_norm=True)
+
+
+@pytest.mark.parametrize(("model", "count"), [
+    (dict(num_classes=90), 44_401_393),
+    (dict(num_classes=90, masks=False), 41_755_286),
+    (dict(num_classes=90, **V2), 46_359_409),
+    (dict(num_classes=90, masks=False, **V2), 43_712_278),
+])
+def test_parameter_counts_are_torchvisions(model, count):
+  assert parameters(model) == count
+
+
+def test_coco_config_is_the_full_size():
+  config = configs.get_config("coco")
+  # detectron2 counts 44,343,216 for 80 classes, without the frozen norms' scales and biases (53,120), and
+  # has no deltas and mask for the background (4 * 1025 + 257).
+  assert parameters(dict(config.model)) == 44_343_216 + 53_120 + 4 * 1025 + 257
+
+
+def test_ideal_outputs_are_the_ground_truth():
+  """Perfect logits and deltas decode to the instances, and cost nothing."""
+  boxes = jnp.asarray([[[10, 10, 30, 40], [35, 5, 60, 25], [0, 0, 1, 1], [0, 0, 0, 0]]], jnp.float32)
+  classes, valid = jnp.asarray([[2, 0, 1, 0]]), jnp.asarray([[True, True, True, False]])
+  masks = jnp.full((1, 4, 112, 112), 255, jnp.uint8)
+  truth = Instances(boxes=boxes, classes=classes, valid=valid, masks=masks)
+  moved = boxes + jnp.asarray([1, -1, 2, 1.0])
+  proposals = Instances(boxes=moved, classes=classes, valid=valid)
+  target = encode_boxes(boxes, moved, BOX_WEIGHTS)
+  deltas = jnp.broadcast_to(target[:, :, None], (1, 4, 4, 4))
+  logits = 50 * jax.nn.one_hot(classes + 1, 4)
+  found = detect(logits, deltas, proposals, jnp.asarray([[64, 64]]), detections=5)
+  assert found.valid.sum() == 3
+  for box, label in zip(boxes[0, :3], classes[0, :3], strict=True):
+    best = jnp.argmin(jnp.abs(found.boxes[0] - box).sum(-1))
+    np.testing.assert_allclose(found.boxes[0, best], box, atol=1e-4)
+    assert found.classes[0, best] == label and found.scores[0, best] > 0.999
+  rois = Rois(moved, jnp.arange(4)[None], jnp.arange(4)[None], valid, valid)
+  terms = box_loss(logits, deltas, rois, truth)
+  assert terms["class"].value() < 1e-6 and terms["box"].value() < 1e-6
+  assert terms["class"].count == 3
+  rois = Rois(boxes, jnp.arange(4)[None], jnp.arange(4)[None], valid, valid)
+  # A mask that fills its box, seen from exactly that box.
+  inside = mask_loss(jnp.full((1, 4, 28, 28), 20.0), rois, truth)
+  assert inside.count == 3 * 28 * 28
+  assert inside.value() < 0.5  # soft at the rim, and a one-pixel box is all rim
+
+
+def test_box_only_and_roi_pool_are_overrides():
+  recipe = small(masks=False, roi="pool")
+  batch = detection_batch(2, SIDE, 3)
+  loss = lambda net, b: mask_rcnn.loss(net, b, None)
+  variables = jax.jit(lambda key: recipe.model.init(key, batch, method=loss))(jax.random.key(0))
+  assert not {"mask_head", "mask_predictor"} & set(variables["params"])
+  found = bound(recipe, variables, lambda net, b: mask_rcnn.predict(net, b, None), batch)
+  assert found.masks is None and jnp.all(jnp.isfinite(found.boxes))
+  with pytest.raises(ValueError, match="'align' or 'pool'"):
+    small(roi="warp").model.init(jax.random.key(0), batch, method=loss)
+
+
+def test_bfloat16_computes_networks_only():
+  recipe = small(dtype="bfloat16")
+  batch = detection_batch(2, SIDE, 3, masks=True)
+
+  def run(key):
+    loss = lambda net, b: mask_rcnn.loss(net, b, None)
+    terms, variables = recipe.model.init_with_output(key, batch, method=loss)
+    pooled = recipe.model.apply(variables, batch, method=lambda net, b: net.pyramid(b["image"], b["size"])[0])
+    return terms, variables, pooled
+
+  terms, variables, level = jax.eval_shape(run, jax.random.key(0))
+  assert level.dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves((terms, variables))} == {jnp.dtype("float32")}
+
+
+def test_a_full_table_of_detections():
+  """100 of 100 slots: more candidates than places."""
+  rng = np.random.default_rng(0)
+  corner = rng.uniform(0, 900, (1, 200, 2))
+  boxes = jnp.asarray(np.concatenate([corner, corner + 20], -1), jnp.float32)
+  proposals = Instances(boxes=boxes, classes=jnp.zeros((1, 200), int), valid=jnp.ones((1, 200), bool))
+  logits = jnp.asarray(rng.normal(0, 1, (1, 200, 4)), jnp.float32)
+  found = detect(logits, jnp.zeros((1, 200, 4, 4)), proposals, jnp.asarray([[1000, 1000]]))
+  assert found.valid.all() and (jnp.diff(found.scores[0]) <= 0).all()
