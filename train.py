@@ -40,6 +40,16 @@ def connect() -> None:
   jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
 
 
+def parse(argv: list[str]) -> list[str]:
+  """Reads the flags and the config, and says in one line what is wrong with them."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    if "--traceback" in argv:
+      raise
+    sys.exit(f"error: {str(error).strip(chr(34)).strip()}")
+
+
 def main(argv: list[str]) -> int:
   """Trains, and says in one line what went wrong."""
   if argv[1:]:
@@ -66,4 +76,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -4,7 +4,8 @@ Variants: coco (1x: 90k steps), coco_3x (270k), photos (one's own small COCO-for
 MobileNetV2 that config.start.path names).
 """
 
-from jaxcv.config import base, optimizer
+from jaxcv.config import base, module_fields, optimizer
+from jaxcv.models.mask_rcnn import MaskRCNN
 
 
 def get_config(variant: str = ""):
@@ -23,21 +24,22 @@ def get_config(variant: str = ""):
 
 def scenes(config):
   """The same module with smaller numbers."""
-  config.model = dict(
-      num_classes=7, masks=True, body="resnet18", width=32, frozen_norm=False, fpn_channels=64,
+  config.model = module_fields(
+      MaskRCNN, num_classes=7, masks=True, body="resnet18", width=32, fpn_channels=64,
+      fpn_norm=True, mask_norm=True,  # learn faster from nothing
       anchor_sizes=((12,), (24,), (48,), (96,), (128,)), canonical_size=56.0,
       rpn_batch=64, pre_nms=(200, 200), post_nms=(100, 100), box_batch=64, box_dim=256,
-      mask_widths=(32, 32), mask_dim=32, roi="align", detections=50, dtype="float32")
-  config.data.max_instances = 24
+      mask_widths=(32, 32), mask_dim=32, detections=50)
+  config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
-      learning_rate=0.02, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1000, eval_every=500, checkpoint_every=500)
+      name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
+  config.train.update(steps=1200, eval_every=400, checkpoint_every=400)
 
 
 def coco(config, times):
   """The paper's recipe as detectron2 runs it: 16 images, short sides 640 to 800, 90k or 270k steps."""
-  config.model = dict(
-      num_classes=80, masks=True, body="resnet50", width=64, frozen_norm=True, roi="align", dtype="float32")
+  config.model = module_fields(
+      MaskRCNN, num_classes=80, masks=True, body="resnet50", width=64, frozen_norm=True)
   coco_data(config)
   drops = (60_000, 80_000) if times == 1 else (210_000, 250_000)
   config.optimizers.model = optimizer(
@@ -57,11 +59,11 @@ def coco_data(config):
 
 def photos(config):
   """A few photos of one's own: an ImageNet MobileNetV2 with frozen norms, strong augmentation."""
-  config.model = dict(
-      num_classes=3, masks=True, body="mobilenet_v2", frozen_norm=True, fpn_channels=128,
+  config.model = module_fields(
+      MaskRCNN, num_classes=3, masks=True, body="mobilenet_v2", frozen_norm=True, fpn_channels=128,
       rpn_batch=128, pre_nms=(500, 500), post_nms=(250, 250), box_batch=64, box_dim=512,
       mask_widths=(128, 128), mask_dim=128, canonical_size=112.0,
-      anchor_sizes=((16,), (32,), (64,), (128,), (256,)), roi="align", dtype="float32")
+      anchor_sizes=((16,), (32,), (64,), (128,), (256,)))
   config.data.update(
       source="coco", batch_size=4, eval_batch_size=4, buckets=((320, 416), (416, 320)),
       short_side=(240, 272, 304), eval_short_side=304, long_side=416, crop=0.5, colour=0.3)

@@ -1,5 +1,9 @@
 """The fields that every config has besides its model's own, with their defaults and meanings."""
 
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
 from ml_collections import config_dict
 
 
@@ -51,6 +55,18 @@ def base(recipe: str) -> config_dict.ConfigDict:
           reset=(),  # groups to begin anew although it has them, e.g. heads of other classes
       ),
   ))
+
+
+def module_fields(module: type[nn.Module], **changes: Any) -> dict[str, Any]:
+  """All fields of a module's class but `axis`, with their defaults and `changes`: what config.model holds."""
+  ours = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name", "axis")]
+  if unknown := set(changes) - {field.name for field in ours}:
+    raise ValueError(f"{module.__name__} has no field {sorted(unknown)}; "
+                     f"it has {[field.name for field in ours]}")
+  values = {field.name: field.default for field in ours} | changes
+  if missing := [name for name, value in values.items() if value is dataclasses.MISSING]:
+    raise ValueError(f"{module.__name__} needs {missing}")
+  return values
 
 
 def optimizer(**changes) -> config_dict.ConfigDict:

@@ -16,7 +16,7 @@ from jaxcv.layers.rpn import smooth_l1
 from jaxcv.ops import boxes as box_ops
 from jaxcv.ops.keypoints import keypoint_targets
 from jaxcv.ops.masks import mask_targets
-from jaxcv.ops.matching import covered_by, match
+from jaxcv.ops.matching import covered_by, match_boxes
 from jaxcv.ops.nms import nms
 from jaxcv.ops.roi import roi_align, roi_levels, roi_pool
 from jaxcv.ops.sampling import sample
@@ -154,7 +154,7 @@ class ClassMasks(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, channel: Array | None = None) -> Array:
-    """Maps x [B, R, H, W, D] to [B, R, H, W, num_masks], or with channel [B, R] to that mask [B, R, H, W].
+    """Maps x [B, R, ..., D] to [B, R, ..., num_masks], or with channel [B, R] to that mask [B, R, ...].
 
     The loss and the prediction want a region's own class alone: its column of the kernel is taken first.
     (The other way round, the gradient scatters one value for each pixel, which takes seconds on a CPU.)
@@ -163,7 +163,8 @@ class ClassMasks(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.num_masks,)).astype(self.dtype)
     if channel is None:
       return x @ kernel[0, 0] + bias
-    return jnp.einsum("brhwd,brd->brhw", x, kernel[0, 0].T[channel]) + bias[channel][..., None, None]
+    return jnp.einsum("br...d,brd->br...", x, kernel[0, 0].T[channel]) + jnp.expand_dims(
+        bias[channel], range(2, x.ndim - 1))
 
 
 class MaskPredictor(nn.Module):
@@ -184,11 +185,12 @@ class MaskPredictor(nn.Module):
 
     `channel` [B, R] is the class plus 1, or 0 for the background.
     """
-    b, r, *shape = x.shape
-    y = ConvTranspose(self.dim, 2, 2, dtype=self.dtype, name="conv5_mask")(x.reshape(b * r, *shape))
-    y = nn.relu(y).reshape(b, r, *y.shape[1:])
+    b, r, h, w, d = x.shape
+    double = ConvTranspose(self.dim, 2, 2, in_order=False, dtype=self.dtype, name="conv5_mask")
+    y = nn.relu(double(x.reshape(b * r, h, w, d)))
     masks = ClassMasks(self.num_classes + 1, self.dtype, name="mask_fcn_logits")
-    return masks(y, channel).astype(jnp.float32)
+    y = masks(y.reshape(b, r, h, w, 2, 2, self.dim), channel).astype(jnp.float32)
+    return y.swapaxes(3, 4).reshape(b, r, 2 * h, 2 * w, *y.shape[6:])
 
 
 class KeypointPredictor(nn.Module):
@@ -250,7 +252,7 @@ def sample_rois(rng: Array | None, proposals: Instances, truth: Instances, *, ba
     crowd = truth.valid & (jnp.zeros_like(truth.valid) if truth.crowd is None else truth.crowd)
     boxes = jnp.concatenate([proposals.boxes, truth.boxes])
     there = jnp.concatenate([proposals.valid, truth.valid & ~crowd])
-    matched, label = match(box_ops.box_iou(truth.boxes, boxes), truth.valid & ~crowd, overlap, overlap, False)
+    matched, label = match_boxes(truth.boxes, truth.valid & ~crowd, boxes, overlap, overlap, False)
     background = (label == 0) & ~covered_by(boxes, truth.boxes, crowd)
     index, positive, valid = sample(rng, there & (label == 1), there & background, batch, positive_fraction)
     return Rois(jnp.where(valid[:, None], boxes[index], 0), index, matched[index], positive, valid)

@@ -12,9 +12,10 @@ import optax
 from jaxcv.layers.conv import Conv
 from jaxcv.ops import anchors as anchor_ops
 from jaxcv.ops import boxes as box_ops
-from jaxcv.ops.matching import covered_by, match
+from jaxcv.ops.matching import covered_by, match_boxes
 from jaxcv.ops.nms import nms
 from jaxcv.ops.sampling import sample
+from jaxcv.ops.top_k import top_k
 from jaxcv.types import Array, Instances, Mean
 
 
@@ -109,7 +110,7 @@ def propose(objectness: Array, deltas: Array, anchors: Anchors, size: Array, *, 
   starts = np.cumsum((0, *anchors.counts))
 
   def one(objectness, deltas, size):
-    best = [jax.lax.top_k(objectness[start:start + count], min(pre_nms, count))[1] + start
+    best = [top_k(objectness[start:start + count], min(pre_nms, count))[1] + start
             for start, count in zip(starts, anchors.counts, strict=False)]
     level = np.repeat(np.arange(len(best)), [len(b) for b in best])
     index = jnp.concatenate(best)
@@ -133,7 +134,7 @@ def rpn_labels(anchors: Anchors, truth: Instances, high: float = 0.7,
   """
   crowd = truth.valid & (jnp.zeros_like(truth.valid) if truth.crowd is None else truth.crowd)
   boxes = jnp.asarray(anchors.boxes)
-  matched, label = match(box_ops.box_iou(truth.boxes, boxes), truth.valid & ~crowd, high, low, True)
+  matched, label = match_boxes(truth.boxes, truth.valid & ~crowd, boxes, high, low, True)
   ignored = (label == 0) & covered_by(boxes, truth.boxes, crowd)
   return matched, jnp.where(ignored, -1, label)
 

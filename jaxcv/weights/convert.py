@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from jaxcv.config import base
+from jaxcv.config import base, module_fields
 from jaxcv.train.checkpoint import FOLDER, save_weights
 from jaxcv.types import PyTree
 from jaxcv.weights.keymap import Plan, apply_keymap
@@ -153,8 +153,7 @@ def _fields(recipe: str, model: Mapping[str, Any]) -> dict[str, Any]:
   if not recipe.endswith("rcnn"):
     return dict(model)
   built = importlib.import_module(f"jaxcv.models.{recipe}").build(ConfigDict({"model": dict(model)})).model
-  names = [name for name in type(built).__dataclass_fields__ if name not in ("axis", "parent", "name")]
-  return {name: getattr(built, name) for name in names}
+  return module_fields(type(built), **model)
 
 
 def _initialiser(recipe: str, config: ConfigDict) -> Callable[[jax.Array], dict]:

@@ -9,15 +9,12 @@ import os
 from pathlib import Path
 
 import data_runners
+import model_runners
 import ops_runners
 import pytest
 import seeded
 
-RUNNERS = ops_runners.RUNNERS | data_runners.RUNNERS
-if importlib.util.find_spec("model_runners"):
-  import model_runners
-
-  RUNNERS |= model_runners.RUNNERS
+RUNNERS = ops_runners.RUNNERS | data_runners.RUNNERS | model_runners.RUNNERS
 
 # The part of a runner's name that says what it tests -> where that will live in jaxcv ("module:function" for
 # a part of one). A case without a runner is skipped as long as none of the places exists, and fails after.
