@@ -24,20 +24,21 @@ def scenes(config):
   """The same module with smaller numbers."""
   config.model = module_fields(
       KeypointRCNN, num_classes=7, num_keypoints=17, body="resnet18", width=32, fpn_channels=64,
+      fpn_norm=True, keypoint_norm=True,  # learn faster from nothing
       anchor_sizes=((12,), (24,), (48,), (96,), (128,)), canonical_size=56.0,
       rpn_batch=64, pre_nms=(200, 200), post_nms=(100, 100), box_batch=64, box_dim=256,
-      keypoint_widths=(64,) * 4, detections=50)
-  config.data.max_instances = 24
+      keypoint_widths=(32,) * 3, detections=50)
+  config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
-      learning_rate=0.02, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
+      name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
   config.train.update(steps=1000, eval_every=500, checkpoint_every=500)
 
 
 def coco(config, times):
   """detectron2's recipe: people only, 90k or 270k steps of 16 images."""
   config.model = module_fields(
-      KeypointRCNN, num_classes=1, num_keypoints=17, body="resnet50", width=64, frozen_norm=True, box_beta=0.5,
-      post_nms=(1500, 1000))
+      KeypointRCNN, num_classes=1, num_keypoints=17, body="resnet50", width=64, frozen_norm=True,
+      box_beta=0.5, post_nms=(1500, 1000))
   config.data.update(
       source="coco", images="coco/train2017", annotations="coco/annotations/person_keypoints_train2017.json",
       val_images="coco/val2017", val_annotations="coco/annotations/person_keypoints_val2017.json",

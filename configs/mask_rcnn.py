@@ -33,7 +33,7 @@ def scenes(config):
   config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1200, eval_every=400, checkpoint_every=400)
+  config.train.update(steps=1000, eval_every=500, checkpoint_every=500)
 
 
 def coco(config, times):
@@ -61,6 +61,7 @@ def photos(config):
   """A few photos of one's own: an ImageNet MobileNetV2 with frozen norms, strong augmentation."""
   config.model = module_fields(
       MaskRCNN, num_classes=3, masks=True, body="mobilenet_v2", frozen_norm=True, fpn_channels=128,
+      fpn_norm=True, mask_norm=True,
       rpn_batch=128, pre_nms=(500, 500), post_nms=(250, 250), box_batch=64, box_dim=512,
       mask_widths=(128, 128), mask_dim=128, canonical_size=112.0,
       anchor_sizes=((16,), (32,), (64,), (128,), (256,)))
@@ -69,6 +70,6 @@ def photos(config):
       short_side=(240, 272, 304), eval_short_side=304, long_side=416, crop=0.5, colour=0.3)
   config.start.groups = ("backbone",)
   config.optimizers.model = optimizer(
-      learning_rate=0.01, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0,
+      name="adamw", learning_rate=0.001, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0,
       freeze=("backbone/stem_", "backbone/block[1-3]/"))
-  config.train.update(steps=600, eval_every=200, checkpoint_every=200)
+  config.train.update(steps=500, eval_every=250, checkpoint_every=250)

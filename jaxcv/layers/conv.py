@@ -135,7 +135,7 @@ class ConvTranspose(nn.Module):
 
     def phase(rows, columns):
       part = kernel[jnp.array([k for _, k in rows])][:, jnp.array([k for _, k in columns])]
-      pads = [(-taps[0][0], taps[-1][0]) for taps in (rows, columns)]
+      pads = [(-axis[0][0], axis[-1][0]) for axis in (rows, columns)]
       return lax.conv_general_dilated(x, part, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     y = jnp.stack([jnp.stack([phase(rows, columns) for columns in taps], 3) for rows in taps], 2)

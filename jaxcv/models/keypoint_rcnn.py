@@ -35,6 +35,7 @@ class KeypointRCNN(nn.Module):
   Attributes:
     num_keypoints: number of keypoints, K.
     keypoint_widths: channels of the keypoint head's convolutions.
+    keypoint_norm: BatchNorm in the keypoint head, to learn from nothing; the original has none.
   """
 
   num_classes: int = 1
@@ -45,6 +46,7 @@ class KeypointRCNN(nn.Module):
   norm_eps: float = 1e-5
   stride_in_1x1: bool = False
   fpn_channels: int = 256
+  fpn_norm: bool = False
   anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
   anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
   anchor_rounded: bool = True
@@ -62,6 +64,7 @@ class KeypointRCNN(nn.Module):
   box_dim: int = 1024
   box_beta: float = 1 / 9
   keypoint_widths: tuple[int, ...] = (512,) * 8
+  keypoint_norm: bool = False
   score_threshold: float = 0.05
   nms: float = 0.5
   detections: int = 100
@@ -73,11 +76,11 @@ class KeypointRCNN(nn.Module):
   def setup(self):  # noqa: D102
     self.backbone = trunk(self.body, width=self.width, axis=self.axis, frozen=self.frozen_norm,
                           eps=self.norm_eps, stride_in_1x1=self.stride_in_1x1, dtype=self.dtype)
-    self.fpn = FPN(self.fpn_channels, False, self.axis, self.dtype)
+    self.fpn = FPN(self.fpn_channels, self.fpn_norm, self.axis, self.dtype)
     self.rpn = RPN(len(self.anchor_ratios) * len(self.anchor_sizes[0]), 1, self.dtype)
     self.box_head = BoxHead(self.box_dim, 0, self.axis, self.dtype)
     self.box_predictor = BoxPredictor(self.num_classes, self.dtype)
-    self.keypoint_head = MaskHead(self.keypoint_widths, False, self.axis, self.dtype)
+    self.keypoint_head = MaskHead(self.keypoint_widths, self.keypoint_norm, self.axis, self.dtype)
     self.keypoint_predictor = KeypointPredictor(self.num_keypoints, self.dtype)
 
   def pyramid(self, image: Array, size: Array) -> list[Array]:
