@@ -196,7 +196,7 @@ def measure_train(peer: peers.Peer, size: int, repeats: int) -> Report:
   first = peer.result("train")
   regions = first.pop("mask_regions")
   ours = {name: float(term.value()) for name, term in run().items()}
-  part = peers.alternate("training step, batch 2", run, theirs, repeats)
+  part = peers.alternate("training step, batch 2", run, theirs, max(1, repeats // 2))
   rate = [2 / np.median([time["wall"] for time in side]) for side in (part.theirs, part.ours)]
   notes = [f"training step: compiled in {seconds:.1f} s; {rate[0]:.2f} images/s theirs, {rate[1]:.2f} ours",
            f"training step: the first one's loss is {sum(first.values()):.2f} theirs, "
@@ -317,8 +317,9 @@ def header(size: int, repeats: int, versions: dict[str, str] | None) -> list[str
   if versions:
     lines.append(f"- torchvision {versions['torchvision']}, torch {versions['torch']}, {versions['threads']} "
                  f"threads, on {versions['device']}")
-  return [*lines, f"- {repeats} pairs in turns after a warm-up; medians; ratio = theirs / ours (above 1 we "
-          "are faster); float32 unless said"]
+  pairs = f"{repeats} pairs ({max(1, repeats // 2)} of training steps)"
+  return [*lines, f"- {pairs} in turns after a warm-up; medians",
+          "- ratio = theirs / ours: above 1 we are faster; float32 unless said"]
 
 
 def beside(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -339,7 +340,7 @@ def main() -> None:
   """Measures, prints a markdown report and writes it."""
   parser = argparse.ArgumentParser("python -m benchmarks.mask_rcnn", description=__doc__)
   parser.add_argument("--size", type=int, default=320, help="side of the images, a multiple of 32")
-  parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements")
+  parser.add_argument("--repeats", type=int, default=7, help="pairs (of training steps half as many)")
   parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
   parser.add_argument("--peer-python", default="/usr/bin/python3", help="the Python that has torchvision")
   parser.add_argument("--alone", action="store_true",

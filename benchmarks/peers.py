@@ -121,8 +121,8 @@ def alternate(name: str, ours: Callable[[], Any], theirs: Callable[[int], dict[s
   sides = [lambda number: timed(ours, number)] + [theirs] * (theirs is not None)
   numbers = []
   for side in sides:
-    side(1)
-    numbers.append(max(1, round(SAMPLE / side(1)["wall"])))
+    quick = side(1)["wall"] < 10 * SAMPLE  # a first call may take much longer than the next
+    numbers.append(max(1, round(SAMPLE / side(1)["wall"])) if quick else 1)
   times = [[] for _ in sides]
   before, start, own = busy_seconds(), time.perf_counter(), 0.0
   for _ in range(repeats):

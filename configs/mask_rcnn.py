@@ -60,16 +60,16 @@ def coco_data(config):
 def photos(config):
   """A few photos of one's own: an ImageNet MobileNetV2 with frozen norms, strong augmentation."""
   config.model = module_fields(
-      MaskRCNN, num_classes=3, masks=True, body="mobilenet_v2", frozen_norm=True, fpn_channels=128,
+      MaskRCNN, num_classes=3, masks=True, body="mobilenet_v2", frozen_norm=True, fpn_channels=64,
       fpn_norm=True, mask_norm=True,
-      rpn_batch=128, pre_nms=(500, 500), post_nms=(250, 250), box_batch=64, box_dim=512,
-      mask_widths=(128, 128), mask_dim=128, canonical_size=112.0,
+      rpn_batch=128, pre_nms=(500, 500), post_nms=(200, 200), box_batch=64, box_dim=256,
+      mask_widths=(64, 64), mask_dim=64, canonical_size=112.0,
       anchor_sizes=((16,), (32,), (64,), (128,), (256,)))
   config.data.update(
-      source="coco", batch_size=4, eval_batch_size=4, buckets=((320, 416), (416, 320)),
-      short_side=(240, 272, 304), eval_short_side=304, long_side=416, crop=0.5, colour=0.3)
+      source="coco", batch_size=4, eval_batch_size=4, buckets=((256, 320), (320, 256)),
+      short_side=(192, 224, 240), eval_short_side=240, long_side=320, crop=0.5, colour=0.3)
   config.start.groups = ("backbone",)
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.001, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0,
       freeze=("backbone/stem_", "backbone/block[1-3]/"))
-  config.train.update(steps=500, eval_every=250, checkpoint_every=250)
+  config.train.update(steps=400, eval_every=200, checkpoint_every=200)

@@ -87,7 +87,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   add("file", metavar="FILE", help="torch (also its legacy format), detectron2's .pkl, .safetensors, .npz")
   add("output", metavar="OUT", help="folder for the checkpoint, made")
   add("--recipe", required=True, help="architecture, e.g. mask_rcnn, or resnet for a classifier's backbone")
-  add("--flavour", required=True, help="whose weights they are: torchvision or detectron2")
+  add("--flavour", default="torchvision",
+      help="whose weights they are: torchvision or detectron2 (default: %(default)s)")
   add("--num_classes", type=_positive, metavar="C", help="another number of classes, without background")
   add("--reinitialise", action="store_true", help="begin the layers of another class count anew")
   add("--names", metavar="A,B,...", help="names of the classes, in order")

@@ -150,6 +150,13 @@ def _check_pmap(recipe, optimizers, states, terms, batch):
   chex.assert_trees_all_close(state.params, states[1].params, atol=2e-5, rtol=1e-4)
 
 
+def count_parameters(params: dict, frozen_norms: bool) -> int:
+  """The number of parameters, without frozen norms of the trunk, which the originals keep as buffers."""
+  left_out = lambda path: frozen_norms and path[0].key == "backbone" and "bn" in path[-2].key
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return sum(leaf.size for path, leaf in leaves if not left_out(path))
+
+
 def bound(recipe: Recipe, variables: dict, function: Callable, *args) -> Any:
   """function(net, *args) of the recipe's network with `variables`, compiled."""
   return jax.jit(nn.apply(function, recipe.model))(variables, *args)

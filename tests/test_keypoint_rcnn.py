@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contract import check_recipe, detection_batch
+from contract import check_recipe, count_parameters, detection_batch
 from ml_collections import ConfigDict
 
 from jaxcv.layers.roi_heads import Rois, keypoint_loss
@@ -28,11 +28,11 @@ def test_contract(tmp_path):
 
 
 def test_parameter_count_is_torchvisions():
-  recipe = keypoint_rcnn.build(ConfigDict({"model": {}}))
+  recipe = keypoint_rcnn.build(ConfigDict({"model": {"frozen_norm": True}}))
   batch = jax.tree.map(jnp.asarray, detection_batch(1, 128, 1, keypoints=17))
   loss = lambda net, b: keypoint_rcnn.loss(net, b, None)
   shapes = jax.eval_shape(lambda key: recipe.model.init(key, batch, method=loss), jax.random.key(0))
-  assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 59_137_258
+  assert count_parameters(shapes["params"], frozen_norms=True) == 59_137_258
 
 
 def test_ideal_heatmaps_are_the_ground_truth():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract import bound, check_recipe, detection_batch
+from contract import bound, check_recipe, count_parameters, detection_batch
 from ml_collections import ConfigDict
 
 from configs import mask_rcnn as configs
@@ -42,15 +42,16 @@ def parameters(model):
   recipe = mask_rcnn.build(ConfigDict({"model": model}))
   batch = jax.tree.map(jnp.asarray, detection_batch(1, 128, 3, masks=True))
   run = lambda key: recipe.model.init(key, batch, method=lambda net, b: mask_rcnn.loss(net, b, None))
-  return sum(x.size for x in jax.tree.leaves(jax.eval_shape(run, jax.random.key(0))["params"]))
+  params = jax.eval_shape(run, jax.random.key(0))["params"]
+  return count_parameters(params, model.get("frozen_norm", False))
 
 
 V2 = dict(fpn_norm=True, rpn_convs=2, box_convs=4, mask_norm=True)
 
 
 @pytest.mark.parametrize(("model", "count"), [
-    (dict(num_classes=90), 44_401_393),
-    (dict(num_classes=90, masks=False), 41_755_286),
+    (dict(num_classes=90, frozen_norm=True), 44_401_393),
+    (dict(num_classes=90, frozen_norm=True, masks=False), 41_755_286),
     (dict(num_classes=90, **V2), 46_359_409),
     (dict(num_classes=90, masks=False, **V2), 43_712_278),
 ])
@@ -60,9 +61,8 @@ def test_parameter_counts_are_torchvisions(model, count):
 
 def test_coco_config_is_the_full_size():
   config = configs.get_config("coco")
-  # detectron2 counts 44,343,216 for 80 classes, without the frozen norms' scales and biases (53,120), and
-  # has no deltas and mask for the background (4 * 1025 + 257).
-  assert parameters(dict(config.model)) == 44_343_216 + 53_120 + 4 * 1025 + 257
+  # detectron2 counts 44,343,216 for 80 classes; it has no deltas and mask for the background.
+  assert parameters(dict(config.model)) == 44_343_216 + 4 * 1025 + 257
 
 
 def test_ideal_outputs_are_the_ground_truth():
@@ -86,11 +86,12 @@ def test_ideal_outputs_are_the_ground_truth():
   terms = box_loss(logits, deltas, rois, truth)
   assert terms["class"].value() < 1e-6 and terms["box"].value() < 1e-6
   assert terms["class"].count == 3
-  rois = Rois(boxes, jnp.arange(4)[None], jnp.arange(4)[None], valid, valid)
-  # A mask that fills its box, seen from exactly that box.
-  inside = mask_loss(jnp.full((1, 4, 28, 28), 20.0), rois, truth)
-  assert inside.count == 3 * 28 * 28
-  assert inside.value() < 0.5  # soft at the rim, and a one-pixel box is all rim
+  large = valid & (jnp.arange(4) < 2)  # a box of one pixel is all soft rim
+  rois = Rois(boxes, jnp.arange(4)[None], jnp.arange(4)[None], large, large)
+  # Masks that fill their boxes, seen from exactly there: 1 but for half a pixel at the lower and right rim.
+  inside, outside = (mask_loss(jnp.full((1, 4, 28, 28), logit), rois, truth) for logit in (9.0, -9.0))
+  assert inside.count == 2 * 28 * 28
+  assert inside.value() < 0.5 < 8 < outside.value()
 
 
 def test_box_only_and_roi_pool_are_overrides():
