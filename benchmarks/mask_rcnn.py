@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
@@ -22,7 +24,7 @@ from jaxcv.metrics.coco_ap import to_photo
 from jaxcv.models.mask_rcnn import build
 from jaxcv.ops.nms import nms
 from jaxcv.train.optim import make_optimizer, parameter_path
-from jaxcv.train.step import create_state, make_predict, make_step
+from jaxcv.train.step import create_state, make_predict, make_step, row_keys
 from jaxcv.types import Instances, Recipe
 from jaxcv.weights.convert import map_state
 
@@ -114,14 +116,13 @@ def converted(peer: peers.Peer, size: int) -> tuple[Any, dict]:
   return mapped.config, mapped.variables
 
 
-def training(recipe: Recipe, config: Any, batch: dict, start: dict | None) -> tuple[Callable, float]:
+def training(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
   """A call that takes one training step on, and the seconds that compiling it took."""
   config.optimizers.model.update(learning_rate=LEARNING_RATE, warmup=0)
   optimizers = {"model": make_optimizer(config.optimizers.model)}
-  create = lambda start: create_state(recipe, optimizers, jax.random.key(0), batch, start)
+  small = our_batch(scene(64, 1))  # the state does not depend on the batch
+  create = lambda start: create_state(recipe, optimizers, jax.random.key(0), small, start)
   state = jax.jit(create)(start)
-  if start is None:
-    state = state.replace(params=calmed(state.params))
   batch = jax.device_put(batch)
   program, seconds = compiled(make_step(recipe, optimizers), state, batch, donate=(0,))
 
@@ -133,34 +134,24 @@ def training(recipe: Recipe, config: Any, batch: dict, start: dict | None) -> tu
   return run, seconds
 
 
-def calmed(params: dict) -> dict:
-  """Random parameters with small residual branches, so that activations stay finite without training."""
-  small = lambda path, x: 0.25 * x if parameter_path(path).endswith("bn3/scale") else x
-  return jax.tree_util.tree_map_with_path(small, params)
-
-
 def measure_predict(peer: peers.Peer, size: int, repeats: int) -> Report:
   """One image through the network, to probabilities of masks and to masks in the image."""
   config, variables = converted(peer, size)
   arrays = scene(size, 1)
   batch = our_batch(arrays)
-  del batch["instances"]
   file = str(peer.folder / "image.npz")
   np.savez(file, image=arrays["image"])
-  variables, batch, key = jax.device_put((variables, batch, jax.random.key(0)))
-  params = variables.pop("params")
   parts, notes = [], []
 
-  def program(threshold):
+  def ours(threshold):
     config.model.score_threshold = threshold
-    return compiled(make_predict(build(config)), params, variables, key, batch)
+    return prediction(build(config), config, batch, variables)
 
   def pair(name, run, paste, threshold):
     theirs = peer.make("predict", file=file, paste=paste, box_score_thresh=threshold)
     parts.append(peers.alternate(f"predict, {name}", run, theirs, repeats))
 
-  predict, seconds = program(0.05)
-  run = ready(predict, params, variables, key, batch)
+  run, seconds = ours(0.05)
   notes.append(f"predict: compiled in {seconds:.1f} s")
   found = jax.tree.map(lambda x: np.asarray(x[0]), run())
   pair(f"{found.valid.sum()} detections with 28 x 28 masks", run, False, 0.05)
@@ -171,9 +162,8 @@ def measure_predict(peer: peers.Peer, size: int, repeats: int) -> Report:
 
   pair("the same with masks pasted into the image", whole, True, 0.05)
   threshold = float(found.scores[TYPICAL])
-  few, _ = program(threshold)
   pair(f"{TYPICAL} detections (theirs has fewer masks to do, our table is as long)",
-       ready(few, params, variables, key, batch), False, threshold)
+       ours(threshold)[0], False, threshold)
   return Report(parts, notes)
 
 
@@ -261,14 +251,15 @@ def measure_nms(peer: peers.Peer, size: int, repeats: int) -> Report:
 def alone(size: int, batches: Sequence[int], repeats: int) -> list[str]:
   """A table of training and prediction in float32 and bfloat16, with growing batches until memory is full."""
   lines = ["| | batch | ms | images/s | compiled in, s |", "|---|---|---|---|---|"]
+  config = get_config("coco")
+  config.model.num_classes = 90
+  start = jax.device_get(random_weights(build(config)))
   for dtype in ("float32", "bfloat16"):
-    config = get_config("coco")
-    config.model.update(num_classes=90, dtype=dtype)
-    recipe = build(config)
-    for name, make in (("training step", alone_train), ("predict", alone_predict)):
+    config.model.dtype = dtype
+    for name, make in (("training step", training), ("predict", prediction)):
       for count in batches:
         try:
-          run, seconds = make(recipe, config, our_batch(scene(size, count)))
+          run, seconds = make(build(config), config, our_batch(scene(size, count)), start)
           part = peers.alternate(f"{name}, {dtype}, batch {count}", run, None, repeats)
         except jax.errors.JaxRuntimeError as error:
           if "RESOURCE_EXHAUSTED" not in str(error):
@@ -277,21 +268,25 @@ def alone(size: int, batches: Sequence[int], repeats: int) -> list[str]:
           break
         wall = np.median([time["wall"] for time in part.ours])
         lines.append(f"| {name}, {dtype} | {count} | {1e3 * wall:.1f} | {count / wall:.1f} | {seconds:.0f} |")
-        del run
+        del run  # and with it the state
   return lines
 
 
-def alone_train(recipe: Recipe, config: Any, batch: dict) -> tuple[Callable, float]:
-  """A training step from random weights, and the seconds that compiling it took."""
-  return training(recipe, config, batch, None)
+def random_weights(recipe: Recipe) -> dict:
+  """Variables with small residual branches, so that activations stay finite without training."""
+  batch, key = our_batch(scene(64, 1)), jax.random.key(0)
+  del batch["instances"]
+  rng = row_keys(key, "predict", jnp.arange(1))
+  initialise = nn.init(lambda net: recipe.predict(net, batch, rng), recipe.model)
+  small = lambda path, x: 0.25 * x if parameter_path(path).endswith("bn3/scale") else x
+  return jax.tree_util.tree_map_with_path(small, dict(jax.jit(initialise)(key)))
 
 
-def alone_predict(recipe: Recipe, config: Any, batch: dict) -> tuple[Callable, float]:
-  """A prediction with random weights, and the seconds that compiling it took."""
-  optimizers = {"model": make_optimizer(config.optimizers.model)}
-  state = jax.jit(lambda: create_state(recipe, optimizers, jax.random.key(0), batch))()
-  batch = jax.device_put({name: x for name, x in batch.items() if name != "instances"})
-  args = calmed(state.params), state.variables, jax.random.key(0), batch
+def prediction(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
+  """A call that predicts for a batch, and the seconds that compiling it took."""
+  batch = {name: x for name, x in batch.items() if name != "instances"}
+  variables, batch = jax.device_put((dict(start), batch))
+  args = variables.pop("params"), variables, jax.random.key(0), batch
   program, seconds = compiled(make_predict(recipe), *args)
   return ready(program, *args), seconds
 

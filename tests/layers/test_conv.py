@@ -42,6 +42,13 @@ def test_conv(size, stride, groups):
        lambda x, k: plain(x, k, stride, size // 2, groups), x, kernel)
 
 
+def test_conv_of_many_small_maps():
+  layer = Conv(3, 3, bias=False)
+  x = jax.random.normal(jax.random.key(0), (16, 4, 5, 128))
+  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"] / 8
+  same(lambda x, k: layer.apply({"params": {"kernel": k}}, x), lambda x, k: plain(x, k, 1, 1), x, kernel)
+
+
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (4, 2, 1), (4, 4, 0)])
 def test_conv_transpose(size, stride, padding):
   layer = ConvTranspose(5, size, stride, padding)
