@@ -1,5 +1,6 @@
 """check_recipe: what every recipe keeps to. Each model's test calls it with its smallest form."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -113,8 +114,8 @@ def _check_updates(recipe, before, after, still):
 
 def _check_resume(step, states, batch, folder):
   """Saved, restored and continued is uninterrupted, bit for bit."""
-  with Checkpoints(folder, keep=1, best="") as checkpoints:
-    checkpoints.save(states[1], {"config": {}, "next_index": 0}, None)
+  with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    checkpoints.save(states[1], {"config": {}, "labels": {}, "examples": 0, "next_index": 0})
     checkpoints.wait()
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states[1])
     restored = checkpoints.restore(checkpoints.latest(), template)
