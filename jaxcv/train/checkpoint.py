@@ -32,6 +32,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxcv.types import PyTree, TrainState
 
 FOLDER, MANIFEST, DAMAGED, REMOVED = "checkpoints", "manifest.json", "damaged", "removed"
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # Orbax's names of steps under way
 
 # What may be another at a restart: it changes neither the numbers nor the order of the training data.
 FREE = ("train.steps", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep",
@@ -77,8 +78,8 @@ class Checkpoints:
     newest = policies.LatestN(max(2, keep))
     kept = [newest, policies.BestN(get_metric_fn=score, n=1)] if best else [newest]
     self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
-        cleanup_tmp_directories=True, preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=score, best_mode="max", todelete_subdir=REMOVED))
+        preservation_policy=policies.AnyPreservationPolicy(kept), best_fn=score, best_mode="max",
+        todelete_subdir=REMOVED))
 
   def latest(self) -> int | None:
     """The newest whole step, or None."""
@@ -325,6 +326,8 @@ def _tidy(root: Path) -> None:
   """Removes interrupted saves and moves damaged steps aside."""
   # A step that is to go is renamed first: half removed in its place, it would look damaged.
   shutil.rmtree(root / REMOVED, ignore_errors=True)
+  for path in root.glob(UNFINISHED):  # Orbax's own option removes them later, in the background
+    shutil.rmtree(path)
   whole, problems = _survey(root)
   for path, problem in problems:
     if problem is None:
