@@ -8,39 +8,61 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 Example = dict[str, Any]
+RULES = "torchvision", "detectron2"  # of resizing, config.data.resize
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # RGB to YIQ (NTSC), in which a change of hue is a rotation of I and Q.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
 
-def resized(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+def resized(height: int, width: int, short: int, long: int, rule: str = "torchvision") -> tuple[int, int]:
   """The size after the shorter side was brought to `short`, unless the longer would exceed `long`.
 
   In double precision and rounded down, as torchvision does since 0.16 (before, in float32, 427 x 640 became
-  799 x 1199 for (800, 1333) in place of 800 x 1199).
+  799 x 1199 for (800, 1333) in place of 800 x 1199). detectron2 rounds to the nearest.
+
+  Args:
+    height: of the photo.
+    width: likewise.
+    short: what the shorter side becomes.
+    long: the most that the longer side may become.
+    rule: one of RULES.
 
   Returns:
     Height and width, at least 1.
+
+  Raises:
+    ValueError: there is no such rule.
   """
+  if rule not in RULES:
+    raise ValueError(f"config.data.resize is {rule!r}: it is one of {', '.join(RULES)}")
+  half = {"torchvision": 0.0, "detectron2": 0.5}[rule]
   scale = min(short / min(height, width), long / max(height, width))
-  return max(1, int(height * scale)), max(1, int(width * scale))
+  return max(1, int(height * scale + half)), max(1, int(width * scale + half))
 
 
-def resize(example: Example, height: int, width: int) -> Example:
-  """The example in another size: bilinear with half-pixel centres, without antialias, as torchvision.
+def resize(example: Example, height: int, width: int, rule: str = "torchvision") -> Example:
+  """The example in another size: bilinear with half-pixel centres.
+
+  torchvision's detectors resize floats without antialias; detectron2's resize 8 bits by Pillow, with it.
 
   Args:
-    example: its image is uint8 (and stays so, rounded) or float32 in 0..255.
+    example: its image is uint8 (and stays so, rounded) or float32 in 0..255, which detectron2's rule rounds.
     height: the new one, in pixels.
     width: likewise.
+    rule: one of RULES.
   """
   image = example["image"]
   old = image.shape[:2]
   if old == (height, width):
     return example
-  image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+  if rule == "detectron2":
+    picture = Image.fromarray(image.astype(np.uint8))
+    image = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), image.dtype)
+  else:
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
   ratio = np.array([width / old[1], height / old[0]], np.float32)
   instances = dict(example["instances"])
   instances["boxes"] = instances["boxes"] * np.tile(ratio, 2)

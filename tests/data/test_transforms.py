@@ -47,6 +47,27 @@ def test_resized(size, limits, want):
   assert resized(*size, *limits) == want
 
 
+def test_detectron2_rounds_sizes_to_the_nearest():
+  assert resized(480, 640, 800, 1333, "detectron2") == (800, 1067)
+  assert resized(427, 640, 800, 1333, "detectron2") == (800, 1199)
+  assert resized(260, 438, 800, 1333, "detectron2") == (791, 1333)
+  with pytest.raises(ValueError, match="config.data.resize is 'mmdet'"):
+    resized(1, 1, 1, 1, "mmdet")
+
+
+def test_detectron2_resizes_with_antialias_in_8_bits():
+  """A shrink by a whole factor weighs the pixels around by a triangle of twice the new pixel's width."""
+  example, _ = make_example()
+  column = np.zeros((1, 12, 3), np.float32)
+  column[0, 6] = 240
+  got = resize(example | {"image": column}, 1, 4, "detectron2")["image"]
+  distances = np.abs((np.arange(12) + 0.5)[None] - 3 * (np.arange(4) + 0.5)[:, None]) / 3
+  weights = np.clip(1 - distances, 0, None)
+  want = 240 * (weights / weights.sum(1, keepdims=True))[:, 6]
+  np.testing.assert_allclose(got[0, :, 0], want, atol=0.51)
+  assert got.dtype == np.float32 and (got == np.round(got)).all()
+
+
 @pytest.mark.parametrize(("height", "width"), [(30, 100), (77, 41), (60, 80), (1, 1)])
 def test_resize_is_bilinear_with_half_pixel_centres(height, width):
   example, _ = make_example()
