@@ -13,8 +13,9 @@ A batch is a dict of arrays whose leading axis is B:
   instances      Instances: the ground truth
   semantic       [B, H, W] int32, 255 = ignore
 
-Translation has `a` and `b` in place of `image`; video has [B, T, ...]. There are exactly three
-validities: `real` (rows), `instances.valid` (slots), `size` (pixels).
+Labelled pictures have `label` [B] int32. Translation has `a` (the input) and `b` (the target) in place of
+`image`; restoration has `target` beside it; video has [B, T, ...]. There are exactly three validities:
+`real` (rows), `instances.valid` (slots), `size` (pixels).
 """
 
 from collections.abc import Callable, Mapping
@@ -96,7 +97,8 @@ class Player(NamedTuple):
   """One optimizer's side of the game; a detector is the game with one player.
 
   Attributes:
-    loss: (net, batch, rng) -> dict[str, Mean]; the player descends the sum of their values.
+    loss: (net, batch, rng) -> dict[str, Mean]; the player descends the sum of their values. A term under
+      stop_gradient is only watched: a discriminator's verdicts, for instance.
     trains: names of the top-level submodules that it updates; () means all.
     every: it plays at every n-th step (WGAN's n_critic, lazy R1). A turn not played changes nothing.
   """
@@ -134,10 +136,17 @@ class Recipe(NamedTuple):
     model: a module with the field `axis: str | None = None`; its top-level submodules are the
       parameter groups.
     players: name -> Player, in order of play.
-    predict: (net, batch, rng) -> Instances, or a dict of arrays.
+    predict: (net, batch, rng) -> Instances, or a dict of arrays; a picture that is made is its `image`,
+      float32 [B, H, W, D] in 0..255.
     metrics: name -> Metric.
     generate: (net, batch, rng) -> dict of float arrays that joins the batch, once for all players.
-    draw: (batch row, predictions row, names) -> uint8 picture [H, W, 3], numpy.
+    draw: (batch row, predictions row, labels) -> uint8 picture [H, W, 3], numpy.
+    prepare: photo, uint8 [h, w, 3] -> a batch of one row, padded as the network needs it; of the picture
+      that predict makes of it, the part that `size` says is kept. None: resized into a bucket of the config.
+    request: (classes, count) -> a batch that asks predict for `count` pictures of each class: of recipes that
+      need no photo.
+    begin: () -> {collection: {group: tree}}, weights that training begins with, such as a loss network's.
+      Called when training begins and not before, for it may take long.
   """
 
   model: nn.Module
@@ -146,6 +155,9 @@ class Recipe(NamedTuple):
   metrics: Mapping[str, Metric]
   generate: Callable[[nn.Module, Batch, Array], dict[str, Array]] = _nothing
   draw: Callable[..., Any] | None = None
+  prepare: Callable[[Any], Batch] | None = None
+  request: Callable[..., Batch] | None = None
+  begin: Callable[[], dict[str, dict[str, PyTree]]] | None = None
 
 
 @struct.dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxcv.train.checkpoint import Checkpoints
-from jaxcv.train.step import create_state, make_predict, make_step, trained
+from jaxcv.train.step import WATCHED, create_state, make_predict, make_step, trained
 from jaxcv.types import Instances, Recipe
 
 DEVICES = 4
@@ -85,7 +85,7 @@ def check_recipe(recipe: Recipe, batch: dict[str, Any], predictions: Any, folder
   for _ in range(steps):
     state, terms = step(states[-1], batch)
     states.append(state)
-    history.append({name: float(mean.value()) for name, mean in terms.items()})
+    history.append({name: float(mean.value()) for name, mean in terms.items() if not name.endswith(WATCHED)})
     chex.assert_tree_all_finite((state.params, state.variables, history[-1]))
 
   _check_updates(recipe, states[0], states[1], still)
@@ -146,8 +146,8 @@ def _check_pmap(recipe, optimizers, states, terms, batch):
                   devices=devices)
   deal = lambda x: x.reshape(DEVICES, -1, *x.shape[1:])
   state, got = step(states[0], jax.tree.map(deal, batch))
-  for name, mean in got.items():
-    np.testing.assert_allclose(mean.value(), terms[name], rtol=1e-5, atol=1e-6, err_msg=name)
+  for name, value in terms.items():
+    np.testing.assert_allclose(got[name].value(), value, rtol=1e-5, atol=1e-6, err_msg=name)
   chex.assert_trees_all_close(state.params, states[1].params, atol=2e-5, rtol=1e-4)
 
 

@@ -197,6 +197,11 @@ def start_weights(start: StartConfig, template: TrainState) -> dict[str, dict[st
                        for group in tree if group in taken} for collection, tree in have.items()}
 
 
+def merged(weights: Mapping[str, Mapping], over: Mapping[str, Mapping]) -> dict[str, dict[str, PyTree]]:
+  """{collection: {group: tree}} of both; where both have a group it is that of `over`."""
+  return {name: dict(weights.get(name, {})) | dict(over.get(name, {})) for name in {*weights, *over}}
+
+
 def _leaves(variables: Mapping[str, PyTree]) -> list[tuple[tuple[str, ...], Any]]:
   """[((collection, group, ...), leaf)]."""
   return [(tuple(parameter_path(path).split("/")), leaf)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxcv.train.step import WATCHED
+
 LINES = "metrics.jsonl"
 
 
@@ -56,7 +58,8 @@ class Log:
   def progress(self, step: int, speed: float, terms: Mapping[str, float]) -> None:
     """Moves the bar to `step`; speed in images per second."""
     if self._write:
-      shown = " ".join(f"{name.split('/', 1)[-1]} {value:.3g}" for name, value in terms.items())
+      shown = " ".join(f"{name.split('/', 1)[-1]} {value:.3g}" for name, value in terms.items()
+                       if not name.endswith(WATCHED))
       self._bar.set_postfix_str(f"{speed:.1f} images/s {shown}", refresh=False)
       self._bar.update(step - self._bar.n)
 

@@ -22,6 +22,7 @@ from jaxcv.train.begin import (
   check_classes,
   check_config,
   load_recipe,
+  merged,
   plan,
   start_weights,
   use_cache,
@@ -34,6 +35,7 @@ from jaxcv.train.parallel import AXIS, Twin, jit_twin, place, pmap_twin
 from jaxcv.train.settings import read
 from jaxcv.train.signals import Signals
 from jaxcv.train.step import make_step
+from jaxcv.train.watch import Watch
 from jaxcv.types import Batch, Mean, Recipe, TrainState
 
 LAG = 2  # steps that the host is ahead of the device, so that reading a loss keeps nobody waiting
@@ -80,7 +82,8 @@ def fit(config: Any, workdir: str | Path, started: float | None = None) -> dict[
   """Trains what `config` describes in the folder `workdir`, going on from its newest checkpoint if any.
 
   The folder then holds result.json (what is returned), config.json, metrics.jsonl, predictions.png,
-  tensorboard/ and checkpoints/. A run that is finished is left as it is.
+  tensorboard/ and checkpoints/; of a game between networks also samples/, predictions.png through time. A
+  run that is finished is left as it is.
 
   Args:
     config: see jaxcv/config.py. `recipe` names a module of jaxcv.models, or is the dotted path of any
@@ -129,11 +132,11 @@ def finished(workdir: Path, record: Mapping[str, Any], steps: int) -> dict[str, 
 
 
 def summary(metrics: Mapping[str, float]) -> str:
-  """One line for the terminal: of each kind of metric the first two; result.json has them all."""
+  """One line for the terminal: of each kind of metric, as "bbox/...", the first two; result.json has all."""
   kinds = collections.defaultdict(list)
   for name, value in metrics.items():
     kinds[name.rpartition("/")[0]].append(f"{name} {value:.4g}")
-  return ", ".join(text for texts in kinds.values() for text in texts[:2])
+  return ", ".join(text for kind, texts in kinds.items() for text in (texts[:2] if kind else texts))
 
 
 def guarded(step: Callable) -> Callable:
@@ -186,7 +189,8 @@ def _begin(config: Any, options: TrainConfig, record: dict, workdir: Path, start
   first = next(batches)
   layout = plan(config, options, recipe, first[0])
   if step is None:
-    state = layout.create(start_weights(read(StartConfig, config.start, "config.start"), layout.template))
+    start = start_weights(read(StartConfig, config.start, "config.start"), layout.template)
+    state = layout.create(merged(recipe.begin() if recipe.begin else {}, start))
   else:
     state = checkpoints.restore(step, layout.template)
   log = Log(workdir, started, step or 0, options.steps, meta["metrics"] is not None, jax.process_index() == 0)
@@ -219,6 +223,7 @@ class Training:
     self._feed = on_device(batches, run.twin.shard)
     self._pending = collections.deque()  # (step, position after it, report) that nobody has read
     self._window = Window(run.config.data.batch_size)
+    self._watch = Watch() if len(run.recipe.players) > 1 else None  # of games
     self._schedules = {name: make_schedule(section, run.options.steps)
                        for name, section in run.config.optimizers.items()}
 
@@ -261,8 +266,11 @@ class Training:
     turns = {name: max(step // player.every - 1, 0) for name, player in self.run.recipe.players.items()}
     rates = {f"learning_rate/{name}": float(self._schedules[name](turn)) for name, turn in turns.items()}
     speed = {"images_per_second": round(self._window.speed(), 3)} if self._window.speed() else {}
-    self.run.log.scalars(step, speed | self._window.terms() | rates)
+    terms = self._window.terms()
+    self.run.log.scalars(step, speed | terms | rates)
     self._window.reset()
+    for warning in self._watch.verdicts(terms) if self._watch else ():
+      self.run.log.say(f"step {step}: {warning}")
 
   def _check_finite(self, step: int, report: Report) -> None:
     values = {name: float(m.total) / max(float(m.count), 1.0) for name, m in report.terms.items()}
@@ -300,7 +308,8 @@ class Training:
       left = run.options.pictures - len(pictures)
       rows = range(min(left, len(batch["real"]))) if run.recipe.draw else ()
       pictures.extend(picture(run.recipe, batch, predictions, row, run.val.labels) for row in rows)
-      return bool(run.recipe.draw) and len(pictures) < run.options.pictures
+      more = self._watch is not None and self._watch.collect(batch, predictions)
+      return more or bool(run.recipe.draw) and len(pictures) < run.options.pictures
 
     signals.patient = jax.process_count() > 1
     try:
@@ -314,8 +323,13 @@ class Training:
     signals.patient = True
     run.log.evaluation(self.step, metrics, pictures)
     run.log.say(f"step {self.step}: {summary(metrics)}")
+    for warning in self._watch.samples() if self._watch else ():
+      run.log.say(f"step {self.step}: {warning}")
     if pictures and jax.process_index() == 0:
       _write_sheet(run.workdir / "predictions.png", pictures)
+      if self._watch:  # the same inputs through time
+        (run.workdir / "samples").mkdir(exist_ok=True)
+        _write_sheet(run.workdir / "samples" / f"{self.step:08d}.png", pictures)
     self._save(metrics)
     self.metrics = metrics
 
@@ -347,5 +361,6 @@ def _write_sheet(path: Path, pictures: list[np.ndarray]) -> None:
   from jaxcv.viz.pictures import contact_sheet
 
   temporary = path.with_name("predictions.part.png")
-  cv2.imwrite(str(temporary), contact_sheet(pictures, 2)[..., ::-1])
+  columns = min(max(1000 // pictures[0].shape[1], 2), 8)
+  cv2.imwrite(str(temporary), contact_sheet(pictures, columns)[..., ::-1])
   os.replace(temporary, path)

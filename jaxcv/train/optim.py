@@ -19,10 +19,11 @@ class OptimizerConfig(NamedTuple):
   """One optimizer's section of the config, config.optimizers.<player>.
 
   Attributes:
-    name: "sgd" (with momentum, as PyTorch's), "adam" (weight decay joins the gradient) or "adamw"
-      (weight decay is taken off the parameters, times the learning rate).
+    name: "sgd" (with momentum, as PyTorch's), "adam" (weight decay joins the gradient), "adamw"
+      (weight decay is taken off the parameters, times the learning rate) or "rmsprop" (as PyTorch's).
     learning_rate: after the warm-up and before any drop.
-    schedule: "constant", "step" or "cosine" (to 0 at config.train.steps).
+    schedule: "constant", "step", "cosine" (to 0 at config.train.steps) or "linear" (constant until the one
+      step in steps_at, from there linearly to 0 at config.train.steps, as CycleGAN's).
     steps_at: steps at which the "step" schedule multiplies the learning rate by `drop`.
     drop: that factor.
     warmup: number of steps over which the learning rate rises linearly, from warmup_factor times it.
@@ -30,10 +31,11 @@ class OptimizerConfig(NamedTuple):
     momentum: of sgd.
     nesterov: whether sgd's momentum is Nesterov's.
     b1: of adam, decay of the mean of gradients.
-    b2: of adam, decay of the mean of squared gradients.
-    eps: of adam.
+    b2: of adam and rmsprop, decay of the mean of squared gradients.
+    eps: of adam and rmsprop.
     weight_decay: not applied to norms and biases.
     clip: largest global norm of the gradient of all parameters that are not frozen; 0 = no limit.
+    weight_clip: largest magnitude of a parameter after the update (WGAN's critic); 0 = no limit.
     freeze: regular expressions of paths that are never updated, matched from the path's beginning:
       "backbone/conv1", "backbone/layer[12]_".
   """
@@ -52,6 +54,7 @@ class OptimizerConfig(NamedTuple):
   eps: float = 1e-8
   weight_decay: float = 0.0
   clip: float = 0.0
+  weight_clip: float = 0.0
   freeze: tuple[str, ...] = ()
 
 
@@ -61,18 +64,21 @@ def make_schedule(config: Mapping[str, Any], steps: int | None = None,
 
   lr(t) = learning_rate * warm(t) * factor(t), where warm rises linearly from warmup_factor at t = 0 to
   1 at t = warmup and stays there (torchvision's LinearLR, Detectron2's WarmupMultiStepLR), and factor is
-  1, drop ** #{s in steps_at: s <= t}, or (1 + cos(pi t / steps)) / 2.
+  1, drop ** #{s in steps_at: s <= t}, (1 + cos(pi t / steps)) / 2, or 1 - max(0, t - s) / (steps - s).
 
   Args:
     config: the section; see OptimizerConfig.
-    steps: length of the training, which "cosine" needs.
+    steps: length of the training, which "cosine" and "linear" need.
     where: the section's name in errors.
   """
   c = read(OptimizerConfig, config, where)
-  if c.schedule not in ("constant", "step", "cosine"):
-    raise ValueError(f"{where}.schedule is {c.schedule!r}; it is one of constant, step, cosine")
-  if c.schedule == "cosine" and not steps:
-    raise ValueError(f"{where}.schedule is cosine, which needs the number of steps (config.train.steps)")
+  if c.schedule not in ("constant", "step", "cosine", "linear"):
+    raise ValueError(f"{where}.schedule is {c.schedule!r}; it is one of constant, step, cosine, linear")
+  if c.schedule in ("cosine", "linear") and not steps:
+    raise ValueError(f"{where}.schedule is {c.schedule}, which needs the number of steps, config.train.steps")
+  if c.schedule == "linear" and not (len(c.steps_at) == 1 and 0 <= c.steps_at[0] <= steps):
+    raise ValueError(f"{where}.schedule is linear: {where}.steps_at={tuple(c.steps_at)} must hold the one "
+                     f"step, up to config.train.steps={steps}, at which the learning rate begins to fall")
 
   def schedule(count: Array) -> Array:
     t = jnp.asarray(count, jnp.float32)
@@ -83,6 +89,8 @@ def make_schedule(config: Mapping[str, Any], steps: int | None = None,
       rate *= c.drop ** jnp.sum(t >= jnp.array(c.steps_at), dtype=jnp.float32)
     if c.schedule == "cosine":
       rate *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(t / steps, 1)))
+    if c.schedule == "linear":
+      rate *= 1 - jnp.clip((t - c.steps_at[0]) / max(steps - c.steps_at[0], 1), 0, 1)
     return rate
 
   return schedule
@@ -113,16 +121,26 @@ def make_optimizer(config: Mapping[str, Any], steps: int | None = None,
     rule = [decay, adam()]
   elif c.name == "adamw":
     rule = [adam(), decay]
+  elif c.name == "rmsprop":
+    rule = [decay, optax.scale_by_rms(c.b2, c.eps, eps_in_sqrt=False)]
   else:
-    raise ValueError(f"{where}.name is {c.name!r}; it is one of sgd, adam, adamw")
+    raise ValueError(f"{where}.name is {c.name!r}; it is one of sgd, adam, adamw, rmsprop")
   clip = optax.clip_by_global_norm(c.clip) if c.clip else optax.identity()
   rate = optax.scale_by_learning_rate(make_schedule(config, steps, where))
-  train = optax.chain(clip, *rule, rate)
+  bound = _keep_within(c.weight_clip) if c.weight_clip else optax.identity()
+  train = optax.chain(clip, *rule, rate, bound)
   if not c.freeze:
     return train
   # By partition, so that neither weight decay nor momentum moves a frozen leaf, and clipping overlooks it.
   label = functools.partial(_label, patterns=tuple(c.freeze), where=where)
   return optax.partition({"train": train, "freeze": optax.set_to_zero()}, label)
+
+
+def _keep_within(limit: float) -> optax.GradientTransformation:
+  """Cuts updates short, so that no parameter leaves [-limit, limit]."""
+  def bounded(update: Array, param: Array) -> Array:
+    return jnp.clip(param + update, -limit, limit) - param
+  return optax.stateless(lambda updates, params: jax.tree.map(bounded, updates, params))
 
 
 def parameter_path(path: tuple) -> str:

@@ -13,6 +13,7 @@ import optax
 from jaxcv.types import Array, Batch, Mean, Player, PyTree, Recipe, TrainState
 
 Optimizers = Mapping[str, optax.GradientTransformation]
+WATCHED = "gradient_norm", "update_ratio"
 
 
 def pick(tree: dict, groups: tuple[str, ...]) -> dict:
@@ -85,6 +86,9 @@ def make_step(recipe: Recipe, optimizers: Optimizers, axis: str | None = None, a
               ema: float | None = None) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Mean]]]:
   """(state, batch) -> (state, {"player/term": Mean}), to be jitted, or pmapped with axis_name=axis.
 
+  Beside its loss terms each player reports WATCHED: the norm of its gradient, and that of its update
+  relative to its parameters.
+
   For each player in order: the gradient of sum(total / max(count, 1)) with respect to its groups, its
   optimizer's update, on with the new parameters. `generate` runs once, before the players; a player
   that trains the generator pulls its gradient back through that one pass.
@@ -141,7 +145,10 @@ def make_step(recipe: Recipe, optimizers: Optimizers, axis: str | None = None, a
     (grads, variables), (to_made, terms) = scan(sweep, (zeros, variables), (made, micro))
     grads = psum(add(grads, pick(pull(to_made)[0], player.trains)))
     updates, opt_state = optimizers[name].update(grads, opt_state, train)
-    return params | optax.apply_updates(train, updates), variables, opt_state, total(terms)
+    norm = optax.tree.norm
+    watched = norm(grads), norm(updates) / jnp.maximum(norm(train), 1e-12)
+    terms = total(terms) | {k: Mean(v, jnp.ones(())) for k, v in zip(WATCHED, watched, strict=True)}
+    return params | optax.apply_updates(train, updates), variables, opt_state, terms
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
     key = jax.random.fold_in(state.rng, state.step)

@@ -70,6 +70,29 @@ def test_frozen_leaves_do_not_move_and_do_not_count_in_clipping():
   np.testing.assert_allclose(moved["conv10"]["kernel"], 0.25 - 2 / np.sqrt(12) - 0.5 * 0.25, rtol=1e-6)
 
 
+def test_the_linear_schedule_needs_the_step_at_which_it_begins():
+  with pytest.raises(ValueError, match="steps_at=.300,. must hold the one step, up to .*steps=200"):
+    make_schedule(dict(schedule="linear", steps_at=(300,)), 200)
+
+
+def test_rmsprop_is_pytorchs():
+  """v = 0.99 v + 0.01 g^2; p -= lr g / (sqrt(v) + eps)."""
+  gradients, v, p = [3.0, -1.0, 0.5], 0.0, 1.5
+  moved = run(dict(name="rmsprop", learning_rate=0.1, b2=0.99), 3, lambda p, t: np.full_like(p, gradients[t]))
+  for t, g in enumerate(gradients):
+    v = 0.99 * v + 0.01 * g * g
+    p -= 0.1 * g / (np.sqrt(v) + 1e-8)
+    np.testing.assert_allclose(moved[t]["backbone"]["bn1"]["scale"], p, rtol=1e-5)
+
+
+def test_parameters_stay_within_the_weight_clip():
+  gradient = lambda p, t: np.where(p > 0, 2.0, -0.001) + 0 * p
+  after = run(dict(learning_rate=1.0, weight_clip=0.01), 1, gradient)[0]
+  for leaf in jax.tree.leaves(after):
+    assert np.abs(leaf).max() <= 0.01 + 1e-6
+  np.testing.assert_allclose(after["backbone"]["bn1"]["scale"], -0.01, atol=1e-6)
+
+
 def test_a_gradient_within_the_limit_is_not_clipped():
   loose, none = (run(dict(learning_rate=0.1, clip=clip), 2)[-1] for clip in (100.0, 0.0))
   assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(loose), jax.tree.leaves(none), strict=True))
@@ -84,6 +107,8 @@ def test_schedules():
   cosine = make_schedule(dict(learning_rate=0.4, schedule="cosine"), 100)
   np.testing.assert_allclose([cosine(t) for t in (0, 25, 50, 100)], [0.4, 0.2 * (1 + np.sqrt(0.5)), 0.2, 0],
                              atol=1e-7)
+  linear = make_schedule(dict(learning_rate=0.4, schedule="linear", steps_at=(100,)), 200)
+  np.testing.assert_allclose([linear(t) for t in (0, 100, 150, 200)], [0.4, 0.4, 0.2, 0], atol=1e-7)
   constant = make_schedule(dict(learning_rate=0.3, warmup=2, warmup_factor=0.5))
   np.testing.assert_allclose([constant(t) for t in range(4)], [0.15, 0.225, 0.3, 0.3], rtol=1e-6)
 
@@ -91,7 +116,8 @@ def test_schedules():
 @pytest.mark.parametrize("config,said", [
     (dict(lerning_rate=1.0), "config.optimizers.model.lerning_rate.*did you mean 'learning_rate'"),
     (dict(name="sdg"), "config.optimizers.model.name is 'sdg'.*sgd"),
-    (dict(schedule="linear"), "constant, step, cosine"),
+    (dict(schedule="sine"), "constant, step, cosine, linear"),
+    (dict(schedule="linear", steps_at=(1,)), "config.train.steps"),
     (dict(schedule="cosine"), "config.train.steps")])
 def test_errors_name_the_key(config, said):
   with pytest.raises(ValueError, match=said):
