@@ -1,4 +1,4 @@
-"""The command line: python -m jaxcv predict | evaluate | convert | check-data."""
+"""The command line: python -m jaxcv predict | evaluate | compare | convert | check-data."""
 
 import argparse
 import functools
@@ -17,12 +17,15 @@ from tqdm import tqdm
 from jaxcv.train.settings import check_names
 
 OVERRIDE = "--config.a.b=VALUE changes a value of the config"
-PREDICT = f"""Writes below OUT a picture or video for each input; predictions.json, COCO's result format with
-masks as RLE, in the photo's own coordinates: all that the model finds, whatever the threshold; and
-images.json, which says the file (of a video, also the frame) of each image_id. Broken files are named and
-skipped. {OVERRIDE} of the checkpoint, e.g. --config.data.eval_short_side=600."""
+PREDICT = f"""Writes below OUT a picture or video for each input; predictions.json, of a detector in COCO's
+result format with masks as RLE, in the photo's own coordinates: all that the model finds, whatever the
+threshold; and images.json, which says the file (of a video, also the frame) of each image_id. Broken files
+are named and skipped. A model that makes pictures of noise and a class takes --classes, --count and --seed
+in place of photos. {OVERRIDE} of the checkpoint, e.g. --config.data.eval_short_side=600."""
 EVALUATE = f"""COCO's twelve numbers for boxes and masks, ten for keypoints. {OVERRIDE} of the checkpoint,
 e.g. --config.data.eval_batch_size=8."""
+COMPARE = """The figures are named after the network: the papers' FID and KID are those of Inception, and only
+figures of one network, with one number of pictures, can be compared."""
 CONVERT = f"""Nothing in FILE is ever executed; every key is used or named. {OVERRIDE} that is made for the
 weights, e.g. --config.data.eval_short_side=600."""
 CHECK = f"""Every image and annotation is read. {OVERRIDE}, e.g. --config.data.keypoints=True, which checks
@@ -69,12 +72,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     sub.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     return sub.add_argument
 
-  add = command("predict", predict, "find objects in photos, folders of photos and videos", PREDICT)
-  add("input", nargs="+", metavar="PHOTO|FOLDER|VIDEO", help="any number of them; folders with their folders")
+  add = command("predict", predict, "use a model on photos, folders of photos and videos", PREDICT)
+  add("input", nargs="*", metavar="PHOTO|FOLDER|VIDEO", help="any number of them; folders with their folders")
   add("--checkpoint", metavar="DIR", required=True, help="workdir of a training, or converted weights")
   add("--output", metavar="OUT", required=True, help="folder for the results; made if it is not there")
   add("--threshold", type=float, metavar="SCORE", default=0.5, help="least score of what is drawn (0.5)")
   add("--batch", type=_positive, metavar="N", default=1, help="photos that the model takes at a time (1)")
+  add("--classes", metavar="A,B,...", help="of a model that needs no photo: classes to make (all)")
+  add("--count", type=_positive, metavar="N", default=16, help="likewise: how many of each (16)")
+  add("--seed", type=int, metavar="N", default=0, help="likewise: seed of their noise (0)")
 
   add = command("evaluate", evaluate, "measure a model: COCO's figures on a validation set", EVALUATE)
   add("--workdir", metavar="DIR", help="workdir of a training: the figures of its result.json, again")
@@ -82,6 +88,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   add("--images", metavar="FOLDER", help="photos to measure on, in place of the config's validation set")
   add("--annotations", metavar="FILE", help="and their annotations, COCO's JSON")
   add("--output", metavar="FILE", help="where the figures are written (evaluation.json in DIR)")
+
+  add = command("compare", compare, "FID, KID and LPIPS of two folders of pictures", COMPARE)
+  add("real", metavar="REAL", help="folder of real pictures")
+  add("made", metavar="MADE", help="folder of pictures to judge")
+  add("--network", metavar="DIR", required=True, help="whose features: converted VGG, or a classifier")
+  add("--lpips", metavar="FILE", help="LPIPS' heads for VGG16, vgg.pth: compares those of one name too")
+  add("--side", type=_positive, metavar="N", default=224, help="pictures are resized to N x N (224)")
 
   add = command("convert", convert, "turn weights of an original implementation into a checkpoint", CONVERT)
   add("file", metavar="FILE", help="torch (also its legacy format), detectron2's .pkl, .safetensors, .npz")
@@ -152,6 +165,8 @@ def predict(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   from jaxcv import predict_files
 
   output = _folder(args.output)
+  if not args.input:
+    return _sample(args, overrides, output)
   files, others, missing = predict_files.find_files(args.input, output)
   if not files:
     raise ValueError("there is no " + (f"file or folder {', '.join(missing)}" if missing else
@@ -162,6 +177,26 @@ def predict(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f"not looked at: {others} files in folders that are neither photos nor videos")
   print(f"{len(files) - len(problems)} of {len(files) + len(missing)} photos and videos -> {output}")
   return _report([f"{name}: there is no such file or folder" for name in missing] + problems, "skipped")
+
+
+def _sample(args: argparse.Namespace, overrides: Sequence[str], output: Path) -> int:
+  """`predict` without photos: pictures of classes, and a sheet of them with a row for each class."""
+  from jaxcv import predict_files
+  from jaxcv.viz.pictures import contact_sheet
+
+  model = _model(args.checkpoint, overrides)
+  if model.recipe.request is None:
+    raise ValueError("there is no photo, folder or video to look at: name one")
+  conditioned = model.config.model.get("condition") != "none"
+  names = tuple(args.classes.split(",")) if args.classes else model.labels.classes if conditioned else ()
+  rows = model.sample(names, args.count, args.seed)
+  for name, row in zip(names or ("sample",), rows, strict=True):
+    for number, picture in enumerate(row):
+      predict_files.write_picture(output / f"{name}-{number:03d}.png", picture)
+  sheet = contact_sheet(list(rows.reshape(-1, *rows.shape[2:])), args.count)
+  predict_files.write_picture(output / "sheet.png", sheet)
+  print(f"{rows.shape[0] * rows.shape[1]} pictures and sheet.png -> {output}")
+  return 0
 
 
 def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -192,6 +227,17 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> int:
   output.parent.mkdir(parents=True, exist_ok=True)
   output.write_text(json.dumps({"images": len(source), "metrics": numbers}, indent=2) + "\n")
   print(f"{f'step {step} ' if step is not None else ''}-> {output}")
+  return 0
+
+
+def compare(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Runs `python -m jaxcv compare`: see its --help."""
+  from jaxcv import compare as folders
+
+  if overrides:
+    raise ValueError(f"compare takes no {overrides[0]}")
+  numbers = folders.compare(args.real, args.made, args.network, args.lpips, args.side)
+  print("\n".join(f"{name:24}{value:12.5f}" for name, value in numbers.items()))
   return 0
 
 

@@ -31,6 +31,7 @@ def base(recipe: str) -> config_dict.ConfigDict:
           batch_size=16, eval_batch_size=16,  # of all devices together
           buckets=((128, 128),),  # (height, width): one compilation for each
           short_side=(128,), eval_short_side=128, long_side=128,  # training draws one of the short sides
+          resize="torchvision",  # or "detectron2": how photos are resized and sizes rounded
           flip=0.5,  # probability of a mirror image
           crop=0.0, crop_scale=(0.5, 1.0),  # probability of a random window; its sides, as shares
           colour=0.0,  # strength of random brightness, contrast, saturation and hue
@@ -57,6 +58,32 @@ def base(recipe: str) -> config_dict.ConfigDict:
   ))
 
 
+def pictures(**changes: Any) -> config_dict.ConfigDict:
+  """config.data of the recipes that make or judge whole pictures, with `changes`."""
+  unset = config_dict.placeholder
+  fields = dict(
+      source="photos",  # see data.source.OPENERS
+      dir="~/.cache/jaxcv/data",  # where prepared TFDS sets live
+      name=unset(str),  # of a TFDS set
+      images=unset(str), val_images=unset(str),  # folder of pictures: for training, for evaluation
+      a=unset(str), b=unset(str), val_a=unset(str), val_b=unset(str),  # or one folder for each domain
+      direction="AtoB",  # or "BtoA"
+      train_size=2000, val_size=200,  # embedded sets: how many
+      batch_size=16, eval_batch_size=16,  # of all devices together
+      side=64,  # of the square windows that training sees, and of evaluation's pictures where all are alike
+      load_side=64,  # pictures are resized to it before a window is cut at random
+      scale=1,  # of super resolution: the input is smaller by this factor
+      channels=3,
+      flip=0.5,  # probability of a mirror image
+      colour=0.0,  # strength of random brightness, contrast, saturation and hue
+      on_bad="error",  # or "skip": leave bad pictures out, and count them
+      threads=4,
+  )
+  if unknown := set(changes) - set(fields):
+    raise ValueError(f"config.data has no field {sorted(unknown)}; it has {sorted(fields)}")
+  return config_dict.ConfigDict(fields | changes)
+
+
 def module_fields(module: type[nn.Module], **changes: Any) -> dict[str, Any]:
   """All fields of a module's class but `axis`, with their defaults and `changes`: what config.model holds."""
   ours = [field for field in dataclasses.fields(module) if field.name not in ("parent", "name", "axis")]
@@ -72,14 +99,15 @@ def module_fields(module: type[nn.Module], **changes: Any) -> dict[str, Any]:
 def optimizer(**changes) -> config_dict.ConfigDict:
   """One player's optimizer: detectron2's SGD by default, with `changes`."""
   fields = dict(
-      name="sgd",  # or "adam", "adamw"
+      name="sgd",  # or "adam", "adamw", "rmsprop"
       learning_rate=0.02,
-      schedule="step",  # or "cosine", "constant"
+      schedule="step",  # or "cosine", "linear", "constant"
       steps_at=(60_000, 80_000), drop=0.1,  # of the step schedule
       warmup=1000, warmup_factor=0.001,  # linear, from factor * learning_rate
       momentum=0.9, nesterov=False, b1=0.9, b2=0.999,
       weight_decay=1e-4,  # not on norms and biases
       clip=0.0,  # largest global norm of the gradient, 0 for any
+      weight_clip=0.0,  # largest magnitude of a parameter (WGAN's critic), 0 for any
       freeze=(),  # regular expressions of parameter paths that stay as they are
   )
   if unknown := set(changes) - set(fields):

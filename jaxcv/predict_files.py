@@ -1,4 +1,7 @@
-"""Predictions for files: photos, folders of photos and videos, drawn and written as COCO results."""
+"""Predictions for files: photos, folders of photos and videos, drawn and written as COCO results.
+
+Of a classifier the results are the classes of each photo, and of a model that makes pictures the pictures.
+"""
 
 import json
 import math
@@ -12,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxcv.metrics.coco_ap import detection_rows, results
-from jaxcv.predictor import Model, Row, read_photo
+from jaxcv.predictor import Classes, Detections, Model, Row, read_photo
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm"}
 VIDEOS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".3gp"}
@@ -73,14 +76,16 @@ def find_files(inputs: Sequence[str], output: Path) -> Found:
 
 def predict_files(model: Model, files: Sequence[File], output: Path, threshold: float,
                   batch: int) -> list[str]:
-  """Writes drawn photos and videos, predictions.json and images.json below `output`.
+  """Writes drawn or made photos and videos, predictions.json and images.json below `output`.
 
-  predictions.json is a list of COCO results of all that the model finds; images.json is a COCO data set
-  without annotations that says what its image_ids are, so that COCO("images.json").loadRes(
-  "predictions.json") works. Both are written as predictions come: a video never is in memory.
+  Of a detector predictions.json is a list of COCO results of all that the model finds; images.json is a
+  COCO data set without annotations that says what its image_ids are, so that COCO("images.json").loadRes(
+  "predictions.json") works. Of a classifier predictions.json holds {"image_id", "classes", "scores"}, best
+  first; of a model that makes pictures it is empty. Both are written as predictions come: a video never is
+  in memory.
 
   Args:
-    model: a detector.
+    model: of jaxcv.load.
     files: of find_files.
     output: folder, made if need be.
     threshold: least score of what is drawn.
@@ -130,12 +135,17 @@ class _Results:
     self._predictions.close()
     self._images.close()
 
-  def add(self, row: Row, about: dict[str, Any]) -> None:
-    """Writes what was found in one image. `about`: file_name, frame."""
+  def add(self, row: Row, found: Any, about: dict[str, Any]) -> None:
+    """Writes what was found in one image. `found`: of Model.finish; `about`: file_name, frame."""
     height, width = (int(n) for n in row.batch["original_size"])
     image = {"id": row.index, "width": width, "height": height} | about
     self._write(self._images, image)
-    for entry in results([detection_rows(row.predictions, row.batch)], self.model.labels):
+    entries = []
+    if isinstance(found, Detections):  # all of them, also below the threshold of what is drawn
+      entries = results([detection_rows(row.predictions, row.batch)], self.model.labels)
+    elif isinstance(found, Classes):
+      entries = [{"image_id": row.index, "classes": found.names[:5], "scores": found.scores[:5].tolist()}]
+    for entry in entries:
       self._write(self._predictions, entry)
 
   def _write(self, file: Any, entry: dict[str, Any]) -> None:
@@ -174,10 +184,11 @@ def _photos(out: _Results, files: Sequence[File], threshold: float, batch: int, 
   with tqdm(total=len(files), unit=" photos", disable=not files) as bar:
     for row in out.model.rows(read(), batch, first=out.count):
       file, photo = waiting.pop(row.index)
-      out.add(row, {"file_name": file.name})
-      picture = out.model.draw(photo, out.model.finish(row, threshold))
+      found = out.model.finish(row, threshold)
+      out.add(row, found, {"file_name": file.name})
+      picture = out.model.draw(photo, found)
       suffix = file.path.suffix if file.path.suffix.lower() in WRITTEN else ".png"
-      _write_picture(out.path(file.name, suffix), picture)
+      write_picture(out.path(file.name, suffix), picture)
       bar.update()
   out.count += len(taken)
 
@@ -203,8 +214,9 @@ def _video(out: _Results, file: File, threshold: float, batch: int) -> None:
   path = out.path(file.name, ".mp4") if video.isOpened() else None
   with tqdm(total=max(expected, 0) or None, unit=" frames", desc=file.name, disable=path is None) as bar:
     for row in out.model.rows(frames(), batch, first=out.count):
-      out.add(row, {"file_name": file.name, "frame": done})
-      picture = out.model.draw(waiting.pop(0), out.model.finish(row, threshold))
+      found = out.model.finish(row, threshold)
+      out.add(row, found, {"file_name": file.name, "frame": done})
+      picture = out.model.draw(waiting.pop(0), found)
       if writer is None:
         size = picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2  # the codec takes even sides only
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
@@ -232,7 +244,7 @@ def _hidden(path: Path) -> bool:
   return any(part.startswith(".") for part in path.parts)
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
+def write_picture(path: Path, picture: np.ndarray) -> None:
   """Writes an RGB picture; an OSError names what cannot be written."""
   whole, data = cv2.imencode(path.suffix, picture[..., ::-1])
   if not whole:

@@ -1,5 +1,6 @@
 """A trained model on photos: `model = jaxcv.load(directory); model.draw(photo, model.predict(photo))`."""
 
+import functools
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxcv.config import base
+from jaxcv.config import base, pictures
 from jaxcv.data.images import read_image
 from jaxcv.data.pipeline import prepare_photo
 from jaxcv.data.source import Labels
@@ -18,7 +19,7 @@ from jaxcv.train.begin import load_recipe
 from jaxcv.train.checkpoint import Weights, load_weights
 from jaxcv.train.step import make_predict
 from jaxcv.types import Instances, Recipe
-from jaxcv.viz.pictures import draw_instances
+from jaxcv.viz.pictures import draw_classes, draw_instances
 
 Photo = np.ndarray | str | os.PathLike
 
@@ -43,13 +44,25 @@ class Detections(NamedTuple):
   keypoints: np.ndarray | None = None
 
 
+class Classes(NamedTuple):
+  """The classes of one photo, most probable first.
+
+  Attributes:
+    names: n names.
+    scores: [n] float32, probabilities that sum to 1.
+  """
+
+  names: tuple[str, ...]
+  scores: np.ndarray
+
+
 class Row(NamedTuple):
   """What a model says of one photo.
 
   Attributes:
     index: the photo's number, counted from `first`.
     predictions: the model's output for it, without the leading axis, in pixels of the resized image.
-    batch: the photo as the model saw it: image, size, original_size, image_id (= index).
+    batch: the photo as the model saw it: image or a, size, original_size, image_id (= index).
   """
 
   index: int
@@ -71,6 +84,8 @@ def stored_config(weights: Weights) -> ml_collections.ConfigDict:
   """The config that the weights were trained with, with tuples and typed unset values as in a config file."""
   config = base(weights.config["recipe"])
   with config.unlocked():
+    if "load_side" in weights.config.get("data", {}):
+      config.data = pictures()
     config.update(_tuples(weights.config))
   return config
 
@@ -114,7 +129,8 @@ class Model:
       batch: how many photos of a list go through the model at a time.
 
     Returns:
-      Detections of a detector; of other models their dict of arrays.
+      Detections of a detector; Classes of a classifier; of a model that makes pictures the picture, uint8
+      RGB [H', W', 3].
 
     Raises:
       OSError: a file cannot be read as a photo.
@@ -125,17 +141,49 @@ class Model:
     found = [self.finish(row, threshold) for row in rows]
     return found[0] if one else found
 
+  def sample(self, classes: Sequence[int | str] = (), count: int = 16, seed: int = 0) -> np.ndarray:
+    """Pictures made of nothing but noise and a class. uint8 [max(n, 1), count, H, W, 3].
+
+    Args:
+      classes: n numbers or names of classes; () for a model without classes.
+      count: how many of each.
+      seed: of the noise: the same for every class, so that a column differs by the class alone.
+
+    Raises:
+      ValueError: the model needs a photo, or has no such class.
+    """
+    if self.recipe.request is None:
+      raise ValueError(f"{self.config.recipe} makes its pictures of photos: give it some")
+    numbers = [self._class(name) for name in classes]
+    batch = self.recipe.request(numbers, count)
+    made = self._predict(self.params, self.variables, jax.random.key(seed), batch)["image"]
+    pictures = np.clip(np.round(jax.device_get(made)), 0, 255).astype(np.uint8)
+    return np.broadcast_to(pictures, (*pictures.shape[:3], 3)).reshape(-1, count, *pictures.shape[1:3], 3)
+
+  def _class(self, name: int | str) -> int:
+    """The number of a class."""
+    names = self.labels.classes
+    if str(name) in names:
+      return names.index(str(name))
+    if str(name).isdecimal() and int(name) < len(names):
+      return int(name)
+    raise ValueError(f"there is no class {name!r}; there are {', '.join(names)}")
+
   def draw(self, photo: Photo, predictions: Any) -> np.ndarray:
-    """The photo with the predictions on it. uint8 [H', W', 3]; small photos are enlarged.
+    """The photo with the predictions on it, or the picture that was made. uint8 [H', W', 3].
+
+    Small photos are enlarged.
 
     Args:
       photo: as for `predict`.
       predictions: what `predict` returned for it.
     """
+    if isinstance(predictions, np.ndarray):
+      return predictions
     photo = read_photo(photo)
-    if isinstance(predictions, Detections):
-      return draw_instances(photo, predictions._asdict(), self.labels, threshold=-np.inf)
-    return self.recipe.draw({"image": photo}, predictions, self.labels)
+    if isinstance(predictions, Classes):
+      return draw_classes(photo, predictions.names, predictions.scores)
+    return draw_instances(photo, predictions._asdict(), self.labels, threshold=-np.inf)
 
   def rows(self, photos: Iterable[Photo], batch: int = 1, first: int = 0) -> Iterator[Row]:
     """The raw predictions of a stream of photos, `batch` at a time.
@@ -152,13 +200,14 @@ class Model:
       OSError, ValueError: as `predict`.
     """
     waiting: dict[tuple, list] = {}
+    prepare = self.recipe.prepare or functools.partial(prepare_photo, data=self.config.data)
     for i, photo in enumerate(photos, first):
-      row = prepare_photo(read_photo(photo), self.config.data)
-      row["image_id"] = np.array([i], np.int32)
-      group = waiting.setdefault(row["image"].shape, [])
+      row = prepare(read_photo(photo)) | {"image_id": np.array([i], np.int32)}
+      shape = _picture(row).shape
+      group = waiting.setdefault(shape, [])
       group.append(row)
       if len(group) == batch:
-        yield from self._run(waiting.pop(row["image"].shape), batch)
+        yield from self._run(waiting.pop(shape), batch)
     for group in waiting.values():
       yield from self._run(group, batch)
 
@@ -173,17 +222,43 @@ class Model:
       yield Row(int(seen["image_id"]), prediction, seen)
 
   def finish(self, row: Row, threshold: float) -> Any:
-    """A row in the photo's own coordinates: Detections of a detector, other models' rows as they are.
+    """What `predict` returns for a row, in the photo's own coordinates.
 
     Args:
       row: of `rows`.
       threshold: detections with a lower score are left out.
     """
     if not isinstance(row.predictions, Instances):
-      return row.predictions
+      if "image" in row.predictions:
+        return kept_part(row.predictions["image"], _picture(row.batch).shape, row.batch["size"])
+      return self._classes(row.predictions["logits"])
     found = to_photo(row.predictions, row.batch["size"], row.batch["original_size"], threshold)
     names = tuple(self.labels.classes[c] for c in found["classes"])
     return Detections(**found, names=names)
+
+
+  def _classes(self, logits: np.ndarray) -> Classes:
+    scores = np.exp(logits - logits.max())
+    order = np.argsort(-scores, kind="stable")
+    return Classes(tuple(self.labels.classes[c] for c in order), (scores / scores.sum())[order])
+
+
+def _picture(batch: dict[str, np.ndarray]) -> np.ndarray:
+  """The picture that a batch or a row of it is about: its `image`, or `a` in translation."""
+  return batch["image"] if "image" in batch else batch["a"]
+
+
+def kept_part(made: np.ndarray, shape: tuple[int, ...], size: np.ndarray) -> np.ndarray:
+  """The part of a picture that a model made of a photo's valid part, uint8 RGB.
+
+  Args:
+    made: [H', W', D] float in 0..255.
+    shape: (H, W, ...) of the padded photo; H' / H is the factor by which the model enlarges.
+    size: height and width of the photo's valid part.
+  """
+  height, width = (round(int(n) * new / old) for n, new, old in zip(size, made.shape, shape, strict=False))
+  picture = np.clip(np.round(made[:height, :width]), 0, 255).astype(np.uint8)
+  return np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3)))
 
 
 def read_photo(photo: Photo) -> np.ndarray:

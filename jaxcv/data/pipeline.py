@@ -1,9 +1,10 @@
 """Batches of fixed shapes from a source: augmented for training, resized for evaluation, one photo.
 
-An image goes into the smallest bucket of config.data.buckets that holds it at every short side of the
-config. Training is a Grain MapDataset with random access to every global batch, so that its whole state
-is one number, the index of the next batch. Every example is augmented by random numbers of its own
-position, before the hosts take their shares: any number of hosts sees the same global batches.
+Sources of whole pictures (data.source.Pictures) make their own rows. Of detection, an image goes into the
+smallest bucket of config.data.buckets that holds it at every short side of the config. Training is a Grain
+MapDataset with random access to every global batch, so that its whole state is one number, the index of the
+next batch. Every example is augmented by random numbers of its own position, before the hosts take their
+shares: any number of hosts sees the same global batches.
 """
 
 import functools
@@ -15,7 +16,7 @@ import grain
 import numpy as np
 
 from jaxcv.data.mask_crops import MASK_SIDE
-from jaxcv.data.source import Labels, Source
+from jaxcv.data.source import Labels, Pictures, Source
 from jaxcv.data.transforms import colour, crop, flip, resize, resized
 from jaxcv.types import Instances
 
@@ -33,7 +34,7 @@ def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: in
   hosts, and `train_batches(..., start=next_index)` goes on exactly where a stream was left.
 
   Args:
-    source: the data set.
+    source: the data set, of detection or of pictures.
     data: config.data.
     seed: of the order and the augmentation.
     start: index of the first global batch.
@@ -48,6 +49,16 @@ def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: in
     OSError: a photo is broken (raised while iterating).
   """
   rows = _share(data.batch_size, hosts, "batch_size")
+  if not len(source):
+    raise ValueError("The training split is empty: there is no image to train on.")
+
+  def shuffled(examples: Any, augment: Callable, collate: Callable) -> grain.MapDataset:
+    examples = grain.MapDataset.source(examples).seed(seed).shuffle().repeat().random_map(augment)
+    return grain.MapDataset.source(_Rows(examples, rows, host, hosts)).batch(rows, batch_fn=collate)
+
+  if isinstance(source, Pictures):
+    augment = lambda example, rng: _with_id(source.augment(example, rng), example)
+    return _stream(shuffled(source, augment, _stack), data.threads, start)
   buckets = bucket_of(source.sizes(), data, data.short_side)
   overflow = _Overflow(data.max_instances)
   parts, weights = [], []
@@ -56,13 +67,9 @@ def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: in
     if not len(indices):
       continue
     augment = functools.partial(_augment, data=data, labels=source.labels, bucket=bucket)
-    examples = grain.MapDataset.source(_Subset(source, indices)).seed(seed).shuffle().repeat()
-    own = _Rows(examples.random_map(augment), rows, host, hosts)
     collate = functools.partial(_collate, bucket=bucket, data=data, labels=source.labels, overflow=overflow)
-    parts.append(grain.MapDataset.source(own).batch(rows, batch_fn=collate))
+    parts.append(shuffled(_Subset(source, indices), augment, collate))
     weights.append(len(indices))
-  if not parts:
-    raise ValueError("The training split is empty: there is no image to train on.")
   batches = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
   return _stream(batches, data.threads, start)
 
@@ -78,8 +85,8 @@ def _stream(batches: grain.MapDataset, threads: int, start: int) -> Iterator[tup
 def eval_batches(source: Source, data: Any, host: int = 0, hosts: int = 1) -> Iterator[dict[str, Any]]:
   """Every image once, grouped by bucket: this host's rows of each global batch.
 
-  Images are resized in float32, as torchvision does it. The last batch of each bucket is filled up with
-  rows whose `real` is false.
+  Images are resized in float32, as torchvision does it; pictures of one size make a bucket. The last batch
+  of each bucket is filled up with rows whose `real` is false.
 
   Args:
     source: the data set.
@@ -88,23 +95,34 @@ def eval_batches(source: Source, data: Any, host: int = 0, hosts: int = 1) -> It
     hosts: number of processes; it divides data.eval_batch_size.
 
   Returns:
-    An iterator; a batch is a dict of numpy arrays as jaxcv.types describes it, `image` float32 in 0..255.
+    An iterator; a batch is a dict of numpy arrays as jaxcv.types describes it; a detector's `image` is
+    float32 in 0..255.
 
   Raises:
     ValueError, OSError: as `train_batches`.
   """
   rows = _share(data.eval_batch_size, hosts, "eval_batch_size")
-  buckets = bucket_of(source.sizes(), data, (data.eval_short_side,))
-  groups = []  # (bucket, this host's indices), one for each global batch
-  for number, bucket in enumerate(data.buckets):
-    indices = np.flatnonzero(buckets == number)
+  if isinstance(source, Pictures):
+    sizes = [tuple(size) for size in source.sizes().tolist()]
+    buckets = sorted(set(sizes))
+    numbers = np.array([buckets.index(size) for size in sizes])
+  else:
+    buckets, numbers = data.buckets, bucket_of(source.sizes(), data, (data.eval_short_side,))
+  groups = []  # (bucket, this host's indices, any index of the bucket), one for each global batch
+  for number, bucket in enumerate(buckets):
+    indices = np.flatnonzero(numbers == number)
     for first in range(0, len(indices), data.eval_batch_size):
-      groups.append((bucket, indices[first:first + data.eval_batch_size][host * rows:(host + 1) * rows]))
-  overflow = _Overflow(data.max_instances)
+      own = indices[first:first + data.eval_batch_size][host * rows:(host + 1) * rows]
+      groups.append((bucket, own, indices[0]))
+  overflow = _Overflow(data.get("max_instances", 0))
 
   def batch(group):
-    bucket, indices = group
-    examples = [_evaluate(source[int(index)], data, bucket) for index in indices]
+    bucket, indices, some = group
+    examples = [source[int(index)] for index in indices]
+    if isinstance(source, Pictures):  # a host may have no row of the last batch
+      made = [_with_id(source.prepare(example), example) for example in examples or [source[int(some)]]]
+      return _stack(made, len(examples), rows)
+    examples = [_evaluate(example, data, bucket) for example in examples]
     return _collate(examples, bucket=bucket, data=data, labels=source.labels, overflow=overflow, rows=rows)
 
   return iter(grain.MapDataset.source(groups).map(batch).to_iter_dataset(_reading(data.threads)))
@@ -124,15 +142,15 @@ def prepare_photo(photo: np.ndarray, data: Any) -> dict[str, np.ndarray]:
     A batch without `instances`; image_id is 0.
   """
   height, width = photo.shape[:2]
-  size = resized(height, width, data.eval_short_side, data.long_side)
+  size = resized(height, width, data.eval_short_side, data.long_side, data.resize)
   fitting = [bucket for bucket in data.buckets if size[0] <= bucket[0] and size[1] <= bucket[1]]
   if fitting:
     bucket = min(fitting, key=lambda b: b[0] * b[1])
   else:
     bucket = max(data.buckets, key=lambda b: min(b[0] / height, b[1] / width))
     size = _fit(height, width, size, bucket)
-  example = resize({"image": photo.astype(np.float32), "instances": {"boxes": np.zeros((0, 4), np.float32)}},
-                   *size)
+  example = {"image": photo.astype(np.float32), "instances": {"boxes": np.zeros((0, 4), np.float32)}}
+  example = resize(example, *size, data.resize)
   image = np.zeros((1, *bucket, 3), np.float32)
   image[0, :size[0], :size[1]] = example["image"]
   return {"image": image, "size": np.array([size], np.int32),
@@ -154,7 +172,7 @@ def bucket_of(sizes: np.ndarray, data: Any, short_sides: Sequence[int]) -> np.nd
   smallest_first = sorted(range(len(data.buckets)), key=lambda k: np.prod(data.buckets[k]))
   known: dict[tuple[int, int], int] = {}
   for height, width in {(int(h), int(w)) for h, w in sizes}:
-    largest = np.max([resized(height, width, short, data.long_side) for short in short_sides], axis=0)
+    largest = np.max([resized(height, width, short, data.long_side, data.resize) for short in short_sides], 0)
     fitting = [k for k in smallest_first if (largest <= data.buckets[k]).all()]
     if not fitting:
       raise ValueError(
@@ -171,8 +189,9 @@ def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
   original = example["image"].shape[:2]
   example = crop(example, rng, data.crop, data.crop_scale)
   height, width = example["image"].shape[:2]
-  size = resized(height, width, int(rng.choice(data.short_side)), data.long_side)
-  example = resize(example, *_fit(height, width, size, bucket))  # a crop's rounding may cost a pixel
+  size = resized(height, width, int(rng.choice(data.short_side)), data.long_side, data.resize)
+  size = _fit(height, width, size, bucket)  # a crop's rounding may cost a pixel
+  example = resize(example, *size, data.resize)
   example = flip(example, rng, data.flip, labels.mirror)
   return colour(example, rng, data.colour) | {"original_size": original}
 
@@ -180,9 +199,25 @@ def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
 def _evaluate(example: dict, data: Any, bucket: tuple[int, int]) -> dict[str, Any]:
   """An example of evaluation: resized in float32."""
   height, width = example["image"].shape[:2]
-  size = resized(height, width, data.eval_short_side, data.long_side)
+  size = resized(height, width, data.eval_short_side, data.long_side, data.resize)
   floating = example | {"image": example["image"].astype(np.float32)}
-  return resize(floating, *_fit(height, width, size, bucket)) | {"original_size": (height, width)}
+  size = _fit(height, width, size, bucket)
+  return resize(floating, *size, data.resize) | {"original_size": (height, width)}
+
+
+def _with_id(row: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+  """A row of pictures with what every row has; its first picture is the one whose size counts."""
+  picture = row["image"] if "image" in row else row["a"]
+  size = np.array(picture.shape[:2], np.int32)
+  return {"size": size, "original_size": size, "image_id": np.int32(example["image_id"])} | row
+
+
+def _stack(examples: Sequence[dict], count: int | None = None, rows: int | None = None) -> dict[str, Any]:
+  """A batch of `rows` rows, of which the first `count` are real; the others repeat the last."""
+  rows = rows or len(examples)
+  filled = [examples[min(row, len(examples) - 1)] for row in range(rows)]
+  batch = {name: np.stack([example[name] for example in filled]) for name in filled[0]}
+  return batch | {"real": np.arange(rows) < (len(examples) if count is None else count)}
 
 
 def _fit(height: int, width: int, size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:

@@ -206,6 +206,12 @@ def open_scenes(directory: str | Path, split: str, train_size: int = 2000, val_s
   return ScenesSource(prepare_scenes(config, directory), split, masks, keypoints)
 
 
+def open_embedded(data: Any, split: str) -> "ScenesSource":
+  """The scenes that config.data describes; see `open_scenes`."""
+  return open_scenes(data.dir, split, data.train_size, data.val_size, side=data.side, masks=data.masks,
+                     keypoints=data.keypoints)
+
+
 class ScenesSource:
   """A split of a prepared set with random access; examples and `truth()` as the Source protocol says."""
 

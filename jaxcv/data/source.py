@@ -1,7 +1,7 @@
 """What a data set is to jaxcv: the `Source` protocol, the `Labels` of its numbers, and `open_source`.
 
 A source is anything with len() and [index] (Grain's random access protocol) and three things more. An
-example is a dict of numpy arrays:
+example of detection is a dict of numpy arrays:
 
   image      uint8 [h, w, 3] RGB
   image_id   int
@@ -13,12 +13,26 @@ example is a dict of numpy arrays:
     keypoints  float32 [n, K, 3], x, y, visibility (0 absent, 1 hidden, 2 visible); absent likewise
 """
 
+import importlib
 import logging
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 log = logging.getLogger(__name__)
+
+# config.data.source -> jaxcv.data.<module>:<function of (config.data, split)>, imported when it is opened.
+OPENERS = {
+    "scenes": "scenes:open_embedded",  # embedded: objects
+    "coco": "folders:open_coco",  # a COCO-format folder
+    "tfds": "catalog:open_catalog",  # boxes of the TFDS catalog
+    "crops": "crops:open_crops",  # embedded: one object each
+    "folders": "crops:open_folders",  # pictures in one folder for each class
+    "digits": "digits:open_digits",
+    "pairs": "pairs:open_pairs",  # aligned pictures of two domains
+    "unpaired": "unpaired:open_unpaired",  # pictures of two domains
+    "photos": "photos:open_photos",
+}
 
 COCO_KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
@@ -99,12 +113,36 @@ class Source(Protocol):
     """
 
 
-def open_source(data: Any, split: str) -> Source:
+@runtime_checkable
+class Pictures(Protocol):
+  """A data set of whole pictures, which makes its own rows of a batch (see the head of jaxcv.types).
+
+  An example is what [index] reads: a dict of numpy arrays with `image_id`.
+  """
+
+  labels: Labels
+
+  def __len__(self) -> int:
+    """The number of examples."""
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """The example at `index`."""
+
+  def augment(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """A row for training; all rows have the same shapes."""
+
+  def prepare(self, example: dict[str, Any]) -> dict[str, Any]:
+    """A row for evaluation; rows whose sizes() are equal have the same shapes."""
+
+  def sizes(self) -> np.ndarray:
+    """[n, 2] int32, height and width of the first picture that prepare() makes of every example."""
+
+
+def open_source(data: Any, split: str) -> Source | Pictures:
   """Opens the data set that `config.data` names, validated: what is wrong is said before training starts.
 
   Args:
-    data: config.data; `data.source` is "scenes" (the embedded set), "coco" (a COCO-format folder) or
-      "tfds" (a set of the TFDS catalog, for boxes).
+    data: config.data; `data.source` is one of OPENERS.
     split: "train" or "val".
 
   Raises:
@@ -113,17 +151,10 @@ def open_source(data: Any, split: str) -> Source:
   """
   if split not in ("train", "val"):
     raise ValueError(f"There is no split {split!r}: it is 'train' or 'val'.")
-  if data.source == "scenes":
-    from jaxcv.data.scenes import open_scenes
-    return open_scenes(data.dir, split, data.train_size, data.val_size, side=data.side,
-                       masks=data.masks, keypoints=data.keypoints)
-  if data.source == "coco":
-    from jaxcv.data.folders import open_coco
-    return open_coco(data, split)
-  if data.source == "tfds":
-    from jaxcv.data.catalog import open_catalog
-    return open_catalog(data, split)
-  raise ValueError(f"config.data.source is {data.source!r}: it is 'scenes', 'coco' or 'tfds'.")
+  if data.source not in OPENERS:
+    raise ValueError(f"config.data.source is {data.source!r}: it is one of {', '.join(OPENERS)}.")
+  module, function = OPENERS[data.source].split(":")
+  return getattr(importlib.import_module(f"jaxcv.data.{module}"), function)(data, split)
 
 
 def report_faults(faults: list[str], on_bad: str, name: str, most: int = 10) -> None:

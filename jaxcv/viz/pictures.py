@@ -63,6 +63,26 @@ def draw_instances(image: np.ndarray, instances: Any, labels: Any, threshold: fl
   return canvas
 
 
+def draw_classes(image: np.ndarray, names: Sequence[str], scores: Sequence[float],
+                 truth: str = "") -> np.ndarray:
+  """The image with its likeliest classes and their probabilities below. [H', W', 3] uint8.
+
+  Args:
+    image: [H, W, 3] RGB in 0..255; enlarged if small.
+    names: names of classes, likeliest first.
+    scores: their probabilities.
+    truth: name of the true class, told where the first is another.
+  """
+  height, width = image.shape[:2]
+  scale = max(1, -(-SMALLEST // max(height, width)))
+  canvas = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+  canvas = cv2.resize(canvas, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
+  text = ", ".join(f"{name} {score:.2f}" for name, score in zip(names[:3], scores[:3], strict=True))
+  if truth and truth != names[0]:
+    text = f"{truth}? {text}"
+  return contact_sheet([canvas], 1, [text])
+
+
 def draw_row(row: Mapping[str, Any], instances: Any, labels: Any, threshold: float = 0.5) -> np.ndarray:
   """`draw_instances` on a row of a batch, without its padding: a detector's Recipe.draw. [H', W', 3] uint8.
 

@@ -12,14 +12,18 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from jaxcv.config import base, module_fields
+from jaxcv.config import base, module_fields, pictures
+from jaxcv.data.source import Labels
 from jaxcv.train.checkpoint import FOLDER, save_weights
-from jaxcv.types import PyTree
+from jaxcv.types import Batch, PyTree, Recipe
 from jaxcv.weights.keymap import Plan, apply_keymap
 from jaxcv.weights.labels import published_labels
 from jaxcv.weights.readers import read
 
-RECIPES = ("mask_rcnn", "keypoint_rcnn", "resnet", "mobilenet")
+DETECTORS = "mask_rcnn", "keypoint_rcnn"
+PICTURES = "classifier", "cgan", "pix2pix", "cyclegan", "srgan", "style_transfer"
+NETWORKS = "resnet", "mobilenet", "vgg"  # parts of models: backbones and loss networks
+RECIPES = DETECTORS + PICTURES + NETWORKS
 # A key of each kind of file, to tell a user whose file is of another kind than named.
 _SIGNS = {
     "backbone.bottom_up.stem.conv1.weight": "--flavour=detectron2",
@@ -84,10 +88,12 @@ def convert(recipe: str, flavour: str, file: str, out: str, *, num_classes: int 
   except ValueError as error:
     raise ValueError(f"{file} as --recipe={recipe} --flavour={flavour}: "
                      f"{error}{_hint(state, recipe, flavour)}") from None
-  labels = {}
-  if recipe.endswith("rcnn"):
-    model = mapped.config.model
-    labels = published_labels(model.num_classes, model.get("num_keypoints", 0), names)._asdict()
+  model, labels = mapped.config.model, {}
+  if recipe not in NETWORKS:
+    labels = Labels((), ())
+    if "num_classes" in model:
+      labels = published_labels(model.num_classes, model.get("num_keypoints", 0), names)
+    labels = labels._asdict()
   save_weights(out, mapped.variables, mapped.config.to_dict(), labels)
   return _summary(file, out, mapped, labels)
 
@@ -101,10 +107,10 @@ def map_state(state: Mapping[str, np.ndarray], recipe: str, flavour: str, *, num
     ValueError: lists every key that is missing, extra or misshapen; or the class count is another.
   """
   plan = _key_map(recipe, flavour).plan(state, flavour)
-  config, fresh = _config(recipe, plan, num_classes, reinitialise, override)
+  config, fresh = _config(recipe, flavour, plan, num_classes, reinitialise, override)
   initialise = _initialiser(recipe, config)
   is_fresh = lambda path: "/".join(path[1:-1]) in fresh
-  shapes = jax.eval_shape(initialise, jax.random.key(0))
+  shapes = _covered(jax.eval_shape(initialise, jax.random.key(0)), plan)
   converted = apply_keymap(plan.state, shapes, plan.source, plan.ignored, is_fresh)
   variables = converted.variables
   if fresh:
@@ -117,6 +123,13 @@ def map_state(state: Mapping[str, np.ndarray], recipe: str, flavour: str, *, num
   return Mapped(config, variables, converted.used, converted.ignored, fresh, plan.notes)
 
 
+def _covered(shapes: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+  """The groups that the file is about: of a game it may hold one network."""
+  flat = traverse_util.flatten_dict(dict(shapes))
+  groups = {path[1] for path in flat if plan.source(path) is not None}
+  return traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if path[1] in groups})
+
+
 def _key_map(recipe: str, flavour: str) -> ModuleType:
   """The module jaxcv/weights/<recipe>.py."""
   if recipe not in RECIPES:
@@ -127,15 +140,19 @@ def _key_map(recipe: str, flavour: str) -> ModuleType:
   return module
 
 
-def _config(recipe: str, plan: Plan, num_classes: int | None, reinitialise: bool,
+def _config(recipe: str, flavour: str, plan: Plan, num_classes: int | None, reinitialise: bool,
             override: Callable) -> tuple[ConfigDict, tuple[str, ...]]:
   """The config for the file, and the layers that begin anew."""
   config = base(recipe)
   with config.unlocked():
-    config.model = ConfigDict(_fields(recipe, plan.model))
-  config.data.update(source="coco", buckets=((832, 1344), (1344, 832)), short_side=(800,),
-                     eval_short_side=800, long_side=1333, masks=bool(plan.model.get("masks")),
-                     keypoints="num_keypoints" in plan.model)
+    config.model = ConfigDict(_fields(recipe, plan))
+    if recipe in PICTURES:
+      config.data = pictures(**plan.data)
+  if recipe not in PICTURES:
+    config.data.update(source="coco", buckets=((832, 1344), (1344, 832)), short_side=(800,),
+                       eval_short_side=800, long_side=1333, masks=bool(plan.model.get("masks")),
+                       resize="detectron2" if flavour == "detectron2" else "torchvision",
+                       keypoints="num_keypoints" in plan.model)
   found = plan.model.get("num_classes")
   if num_classes in (None, found):
     return override(config), ()
@@ -148,27 +165,50 @@ def _config(recipe: str, plan: Plan, num_classes: int | None, reinitialise: bool
   return override(config), plan.class_layers
 
 
-def _fields(recipe: str, model: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(recipe: str, plan: Plan) -> dict[str, Any]:
   """All fields of the recipe's module that a config can set, with those of the file."""
-  if not recipe.endswith("rcnn"):
-    return dict(model)
-  built = importlib.import_module(f"jaxcv.models.{recipe}").build(ConfigDict({"model": dict(model)})).model
-  return module_fields(type(built), **model)
+  if recipe in NETWORKS:
+    return dict(plan.model)
+  some = ConfigDict({"model": dict(plan.model), "data": pictures(**plan.data)})
+  built = importlib.import_module(f"jaxcv.models.{recipe}").build(some).model
+  return module_fields(type(built), **plan.model)
 
 
 def _initialiser(recipe: str, config: ConfigDict) -> Callable[[jax.Array], dict]:
   """Key -> variables of the recipe's module; pure, so that shapes can be had without the arrays."""
-  image = np.zeros((1, 64, 64, 3), np.float32)
-  if not recipe.endswith("rcnn"):
+  if recipe in NETWORKS:
     module = importlib.import_module(f"jaxcv.weights.{recipe}").build(config.model)
-    return lambda key: module.init(key, image)
+    return lambda key: module.init(key, np.zeros((1, 64, 64, 3), np.float32))
   built = importlib.import_module(f"jaxcv.models.{recipe}").build(config)
-  size = np.full((1, 2), 64, np.int32)
-  batch = {"image": image, "size": size, "original_size": size, "real": np.ones(1, bool),
-           "image_id": np.zeros(1, np.int32)}
-  rng = jax.random.split(jax.random.key(0), 1)
-  run = nn.init(lambda net: built.predict(net, batch, rng), built.model)
+  batch = _any_batch(built, config)
+  rng = jax.random.split(jax.random.key(0), len(batch["real"]))
+
+  def touch(net):
+    built.predict(net, batch, rng)
+    if recipe not in DETECTORS:  # a file may hold what only training uses
+      made = batch | built.generate(net, batch, rng)
+      for player in built.players.values():
+        player.loss(net, made, rng)
+
+  run = nn.init(touch, built.model)
   return lambda key: run(key)
+
+
+def _any_batch(recipe: Recipe, config: ConfigDict) -> Batch:
+  """A batch of one row whose shapes the recipe takes; of zeros."""
+  if recipe.request is not None:
+    batch = recipe.request((0,), 1)
+    side = recipe.model.side
+    return batch | {"image": np.zeros((len(batch["real"]), side, side, config.data.channels), np.uint8)}
+  if recipe.prepare is None:
+    size = np.full((1, 2), 64, np.int32)
+    return {"image": np.zeros((1, 64, 64, 3), np.float32), "size": size, "original_size": size,
+            "real": np.ones(1, bool), "image_id": np.zeros(1, np.int32)}
+  scale = config.data.scale
+  batch = recipe.prepare(np.zeros((config.data.side // scale, config.data.side // scale, 3), np.uint8))
+  if "a" in batch:
+    return batch | {"b": batch["a"]}
+  return batch | {"target": batch["image"].repeat(scale, 1).repeat(scale, 2), "label": np.zeros(1, np.int32)}
 
 
 def _hint(state: Mapping[str, np.ndarray], recipe: str, flavour: str) -> str:
@@ -196,7 +236,7 @@ def _summary(file: str, out: str, mapped: Mapped, labels: dict) -> str:
     names += [f"num_batches_tracked of {counters} norms"] * bool(counters)
     lines.append(f"not used: {', '.join(names)}")
   lines += mapped.notes
-  if labels and labels["classes"][0] == "class 1":
+  if labels and labels["classes"][:1] == ("class 1",):
     lines.append("the classes are called class 1, 2, ...: give their names by --names")
   lines.append("Converted weights keep the licence of the original file: mind it before you pass them on.")
   return "\n".join(lines)

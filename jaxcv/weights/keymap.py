@@ -6,6 +6,7 @@ to its `Source`: the original's key and the function that brings that array into
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +85,7 @@ class Plan(NamedTuple):
     ignored: regular expressions of keys that have no counterpart of ours.
     class_layers: paths (without the collection) of layers whose size is that of the number of classes.
     notes: what was inferred and could be otherwise, for the user to read.
+    data: of a recipe that makes pictures, config.data's fields that follow from the file.
   """
 
   state: dict[str, np.ndarray]
@@ -92,6 +94,7 @@ class Plan(NamedTuple):
   ignored: tuple[str, ...] = ()
   class_layers: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
+  data: Mapping[str, Any] = MappingProxyType({})
 
 
 class Converted(NamedTuple):
