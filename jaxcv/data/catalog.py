@@ -5,6 +5,7 @@ of them (download, extraction) needs TensorFlow once, on any machine; the messag
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tqdm import tqdm
 from jaxcv.data.images import decode_image, image_size
 from jaxcv.data.source import Labels, report_faults
 
-SPLITS = {"train": ("train",), "val": ("validation", "val", "test")}  # the first that the set has
+# The first of these that the set has; those of two domains (cycle_gan) have the domain's letter.
+SPLITS = {"train": ("train",), "val": ("validation", "val", "test"), "train_a": ("trainA",),
+          "train_b": ("trainB",), "val_a": ("testA",), "val_b": ("testB",)}
 CLASS_FIELDS = ("label", "type", "category", "objects_category")
 CROWD_FIELDS = ("is_crowd", "is_difficult", "is_group_of", "invalid")  # ignored in matching and in metrics
 ONE_CLASS = {"wider_face": "face"}  # sets whose boxes have no class
@@ -131,6 +134,24 @@ def open_catalog(data: Any, split: str) -> CatalogBoxes:
   if data.masks or data.keypoints:
     raise ValueError("Sets of the TFDS catalog are read for their boxes: set config.data.masks=False, "
                      "config.data.keypoints=False and config.model.masks=False.")
+  records, features, folder = open_records(data, split, lambda f: _find_fields(f, data.name)[0])
+  source = CatalogBoxes(records, features, data.name)
+  report_faults(source.faults, data.on_bad, str(folder))
+  return source
+
+
+def open_records(data: Any, split: str, image_field: Callable[[Any], str]) -> tuple[Any, Any, Path]:
+  """(records, features, folder) of a split of a prepared TFDS set, pictures not decoded.
+
+  Args:
+    data: config.data; `name` and `dir` are used.
+    split: a key of SPLITS.
+    image_field: features -> the name of the picture's.
+
+  Raises:
+    ValueError: the set has no such split, or an empty one.
+    OSError: the set is not prepared, or cannot be read.
+  """
   root = Path(os.path.expanduser(data.dir))
   folder = _prepared(root, data.name)
   builder = tfds.builder_from_directory(folder)
@@ -139,16 +160,14 @@ def open_catalog(data: Any, split: str) -> CatalogBoxes:
     raise ValueError(f"{folder}: there is no {split} split, or it is empty; the set has "
                      f"{', '.join(builder.info.splits)}.")
   features = builder.info.features
-  image, _ = _find_fields(features, data.name)
+  image = image_field(features)
   try:
     records = builder.as_data_source(split=name, decoders={image: tfds.decode.SkipDecoding()})
     records[0]
   except Exception as error:  # whatever TFDS and array_record raise on broken files or another format
     what = next(iter(str(error).splitlines()), type(error).__name__)
     raise OSError(f"{folder}: cannot be read ({what}). {_how_to_prepare(root, data.name)}") from None
-  source = CatalogBoxes(records, features, data.name)
-  report_faults(source.faults, data.on_bad, str(folder))
-  return source
+  return records, features, folder
 
 
 def _find_fields(features: Any, name: str) -> tuple[str, str]:

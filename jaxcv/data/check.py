@@ -13,12 +13,14 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from jaxcv.data.annotations import read_annotations
+from jaxcv.data.check_pictures import check_pictures, figure_lines, leaks
 from jaxcv.data.folders import CocoFolder, coco_paths
 from jaxcv.data.pipeline import bucket_of
 from jaxcv.data.scenes import SMALL, statistics
 from jaxcv.data.source import Source, open_source
 from jaxcv.viz.pictures import contact_sheet, draw_instances
 
+OBJECTS = ("scenes", "coco", "tfds")  # sources with annotations; the others are of whole pictures
 SHOWN = 12  # pictures of a split on the contact sheet
 
 
@@ -28,7 +30,7 @@ class Report(NamedTuple):
   Attributes:
     faults: split -> what is wrong, one line each with file, id and remedy. Training stops at these.
     notes: split -> what may be meant so but often is a mistake.
-    figures: split -> data.scenes.statistics of what is good.
+    figures: split -> data.scenes.statistics of what is good, or data.check_pictures.Findings.figures.
     sheet: the contact sheet's file, None if there was nothing to draw or nowhere to put it.
   """
 
@@ -65,6 +67,8 @@ def check_data(data: Any, splits: Sequence[str] = ("train", "val"), output: str 
   Raises:
     OSError: `output` cannot be written.
   """
+  if data.source not in OBJECTS:
+    return _check_pictures(data, splits, output)
   faults, notes, figures, sources = {}, {}, {}, {}
   for split in splits:
     faults[split], notes[split], source = _check_split(data, split)
@@ -76,11 +80,35 @@ def check_data(data: Any, splits: Sequence[str] = ("train", "val"), output: str 
   if len(sources) == 2:
     faults["val"] += _labels_faults(*(sources[split].labels for split in ("train", "val")))
     notes["val"] += _leaks(*(sources[split] for split in ("train", "val")))
+  return _written(faults, notes, figures, *_drawn(sources), output)
+
+
+def _check_pictures(data: Any, splits: Sequence[str], output: str | None) -> Report:
+  """`check_data` of a set of whole pictures."""
+  found = {split: check_pictures(data, split) for split in splits}
+  notes = {split: list(findings.notes) for split, findings in found.items()}
+  if {"train", "val"} <= set(splits):
+    notes["val"] += leaks(found["train"], found["val"])
+  rows = [(row, f"{split}: row {n}") for split, findings in found.items()
+          for n, row in enumerate(findings.rows, 1)]
+  return _written({split: findings.faults for split, findings in found.items()}, notes,
+                  {split: findings.figures for split, findings in found.items() if findings.figures},
+                  [row for row, _ in rows], [caption for _, caption in rows], output)
+
+
+def _written(faults: dict[str, list[str]], notes: dict[str, list[str]], figures: dict[str, dict],
+             pictures: list[np.ndarray], captions: list[str], output: str | None) -> Report:
+  """The report, written to the folder `output` if one is given, with a contact sheet of the pictures."""
   sheet = None
   if output is not None:
-    sheet = _write_sheet(sources, Path(output))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if pictures:
+      sheet = str(folder / "contact_sheet.png")
+      picture = contact_sheet(pictures, 4, captions)
+      Path(sheet).write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
     record = {"faults": faults, "notes": notes, "figures": figures}
-    Path(output, "report.json").write_text(json.dumps(record, indent=2))
+    Path(folder, "report.json").write_text(json.dumps(record, indent=2))
   return Report(faults, notes, figures, sheet)
 
 
@@ -190,6 +218,8 @@ def _figure_lines(figures: dict[str, Any] | None) -> list[str]:
   """The figures in words."""
   if figures is None:
     return ["nothing can be read"]
+  if "objects" not in figures:
+    return figure_lines(figures)
   lines = [f"{figures['images']} images, {figures['objects']} objects, "
            f"{figures['objects_per_image']:.2f} an image",
            f"{figures['small']:.1%} of the objects are under 1/{round(1 / SMALL)} of the image's side"]
@@ -204,18 +234,12 @@ def _figure_lines(figures: dict[str, Any] | None) -> list[str]:
                   for name, count in figures["per_class"].items()]
 
 
-def _write_sheet(sources: dict[str, Source], output: Path) -> str | None:
-  """Draws images of all splits, evenly spread over each, into output/contact_sheet.png."""
-  output.mkdir(parents=True, exist_ok=True)
+def _drawn(sources: dict[str, Source]) -> tuple[list[np.ndarray], list[str]]:
+  """Images of all splits, evenly spread over each, with what is on them; and captions."""
   pictures, captions = [], []
   for split, source in sources.items():
     for index in np.unique(np.linspace(0, len(source) - 1, SHOWN).astype(int)):
       example = source[int(index)]
       pictures.append(draw_instances(example["image"], example["instances"], source.labels))
       captions.append(f"{split}: image {example['image_id']}")
-  if not pictures:
-    return None
-  file = output / "contact_sheet.png"
-  sheet = contact_sheet(pictures, 4, captions)
-  file.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
-  return str(file)
+  return pictures, captions

@@ -10,8 +10,9 @@ import numpy as np
 def decode_image(data: bytes, name: str, rotate: bool = False) -> np.ndarray:
   """The picture in an encoded file: RGB, 8 bits, three channels.
 
-  Grey and palette pictures become RGB, an alpha channel is dropped, 16 bits become the upper 8, CMYK is
-  converted.
+  Grey and palette pictures become RGB; an alpha channel is dropped, as PIL's and torchvision's convert("RGB")
+  do, so that the colours beneath transparent parts show; 16 bits become the upper 8 (PIL would clip them);
+  CMYK is converted. TIFFs of floating point numbers are not read: they have no range.
 
   Args:
     data: the file's bytes (JPEG, PNG, WebP, BMP, TIFF, ...).
@@ -34,7 +35,7 @@ def decode_image(data: bytes, name: str, rotate: bool = False) -> np.ndarray:
   if picture is not None and data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data:
     picture = None
   if picture is None:
-    what = "is empty" if not data else "is broken or not a picture"
+    what = "is empty" if not data else "is broken or not a picture of 8 or 16 bits"
     raise OSError(f"{name}: the file {what} ({len(data)} bytes). Fetch it again or take it out.")
   return picture
 

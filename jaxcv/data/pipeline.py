@@ -20,6 +20,7 @@ from jaxcv.data.source import Labels, Pictures, Source
 from jaxcv.data.transforms import colour, crop, flip, resize, resized
 from jaxcv.types import Instances
 
+KEEP = 512 * 2**20  # bytes of decoded or drawn pictures that training keeps in memory
 ENDLESS = 2**40  # batches: more than any training takes, and still no rounding in Grain's arithmetic
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: in
 
   if isinstance(source, Pictures):
     augment = lambda example, rng: _with_id(source.augment(example, rng), example)
-    return _stream(shuffled(source, augment, _stack), data.threads, start)
+    return _stream(shuffled(_Kept(source, KEEP), augment, _stack), data.threads, start)
   buckets = bucket_of(source.sizes(), data, data.short_side)
   overflow = _Overflow(data.max_instances)
   parts, weights = [], []
@@ -297,6 +298,30 @@ class _Subset:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return self.source[int(self.indices[index])]
+
+
+class _Kept:
+  """The examples of a source of pictures, of which the first `room` bytes are kept when they are read.
+
+  Decoding or drawing a picture takes longer than all that is done to it then.
+  """
+
+  def __init__(self, source: Pictures, room: int):
+    self.source, self.room, self.kept = source, room, {}
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    index = int(index)
+    if index in self.kept:
+      return self.kept[index]
+    example = self.source[index]
+    size = sum(np.asarray(value).nbytes for value in example.values())
+    if size <= self.room:
+      self.room -= size
+      self.kept[index] = example
+    return example
 
 
 class _Rows:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcv.config import base
+from jaxcv.config import base, pictures
 from jaxcv.data.pipeline import bucket_of, eval_batches, prepare_photo, train_batches
 from jaxcv.data.source import COCO_KEYPOINTS, Labels, keypoint_labels
 
@@ -191,3 +191,69 @@ def test_a_broken_photo_is_named_through_the_threads(coco_set, monkeypatch):
   source = coco_set.open()
   with pytest.raises(OSError, match="one.jpg: image 1: the file is broken"):
     take(train_batches(source, coco_set.data, 0), 8)
+
+
+class Squares:
+  """Pictures that count how often they are read."""
+
+  labels = Labels((), ())
+
+  def __init__(self, count=6):
+    self.count, self.reads = count, 0
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    self.reads += 1
+    return {"a": np.full((10, 12, 3), index, np.uint8), "image_id": index}
+
+  def augment(self, example, rng):
+    x = int(rng.integers(3))
+    return {"a": example["a"][:8, x:x + 8], "b": rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)}
+
+  def prepare(self, example):
+    return {"a": example["a"][:, :self.sizes()[example["image_id"], 1]]}
+
+  def sizes(self):
+    return np.array([[10, 12 if i % 2 else 8] for i in range(self.count)], np.int32)
+
+
+PICTURES = pictures(batch_size=4, eval_batch_size=2)
+
+
+def test_pictures_make_their_own_rows():
+  source = Squares()
+  batches = [batch for batch, _ in take(train_batches(source, PICTURES, 0), 6)]
+  assert {name: x.shape for name, x in batches[0].items()} == {
+      "a": (4, 8, 8, 3), "b": (4, 8, 8, 3), "size": (4, 2), "original_size": (4, 2), "image_id": (4,),
+      "real": (4,)}
+  assert batches[0]["real"].all() and (batches[0]["size"] == 8).all()
+  assert all((batch["a"][:, 0, 0, 0] == batch["image_id"]).all() for batch in batches)
+  assert sorted(np.concatenate([batch["image_id"] for batch in batches[:3]])) == sorted([*range(6)] * 2)
+  halves = [take(train_batches(Squares(), PICTURES, 0, host=host, hosts=2), 6) for host in (0, 1)]
+  for whole, first, second in zip(batches, *halves, strict=True):
+    assert same(whole, jax.tree.map(lambda a, b: np.concatenate([a, b]), first[0], second[0]))
+  assert same(batches[3], take(train_batches(source, PICTURES, 0, start=3), 1)[0][0])
+
+
+def test_pictures_are_kept_once_read(monkeypatch):
+  source = Squares()
+  take(train_batches(source, PICTURES, 0), 12)
+  assert source.reads <= 6 + PICTURES.threads  # two threads may read one at the same time
+  monkeypatch.setattr("jaxcv.data.pipeline.KEEP", 0)
+  again = Squares()
+  take(train_batches(again, PICTURES, 0), 12)
+  assert again.reads >= 48
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_pictures_of_one_size_are_evaluated_together(hosts):
+  data = PICTURES.copy_and_resolve_references()
+  data.eval_batch_size = 2 * hosts
+  seen = []
+  for host in range(hosts):
+    for batch in eval_batches(Squares(), data, host, hosts):
+      assert batch["a"].shape == (2, 10, int(batch["size"][0, 1]), 3)
+      seen += batch["image_id"][batch["real"]].tolist()
+  assert sorted(seen) == [*range(6)]
