@@ -1,10 +1,44 @@
 """Normalisation layers."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcv.types import Array
+
+
+def about_one(key: Array, shape: tuple[int, ...]) -> Array:
+  """N(1, 0.02), the initial scale of DCGAN's and pix2pix's norms."""
+  return 1 + 0.02 * jax.random.normal(key, shape)
+
+
+def normalise_maps(x: Array, eps: float, scale: Array | float = 1.0, bias: Array | float = 0.0) -> Array:
+  """Maps [B, H, W, D] to mean `bias` and deviation `scale` within each row and channel, in float32."""
+  wide = x.astype(jnp.float32)
+  centred = wide - jnp.mean(wide, (1, 2), keepdims=True)
+  return centred * (scale * jax.lax.rsqrt(jnp.mean(centred**2, (1, 2), keepdims=True) + eps)) + bias
+
+
+def translation_norm(kind: str, axis: str | None = None, own_statistics: bool = False, dtype: str = "float32",
+                     name: str | None = None) -> Callable[[Array], Array]:
+  """The norm of the translation networks (pix2pix, CycleGAN) by its name.
+
+  Args:
+    kind: "batch" (scale from N(1, 0.02)), "instance" (without parameters) or "none".
+    axis: pmap's axis, of "batch".
+    own_statistics: of "batch".
+    dtype: of the result.
+    name: of the layer.
+  """
+  if kind == "batch":
+    return BatchNorm(axis, scale_init=about_one, own_statistics=own_statistics, dtype=dtype, name=name)
+  if kind == "instance":
+    return InstanceNorm(affine=False, dtype=dtype, name=name)
+  if kind == "none":
+    return lambda x: x
+  raise ValueError(f"norm is {kind!r}; it can be 'batch', 'instance' or 'none'")
 
 
 class BatchNorm(nn.Module):
@@ -21,6 +55,10 @@ class BatchNorm(nn.Module):
     momentum: share of the old running average that is kept (PyTorch's momentum is 1 minus this).
     eps: added to the variance. torchvision's published COCO weights with frozen norms need 0.
     zero_scale: initialise scale with 0, for the last norm of a residual branch.
+    scale_init: initialiser of scale otherwise.
+    affine: whether there are scale and bias; without them the result has mean 0 and variance 1.
+    own_statistics: in place of the running averages, each row's own statistics over its map (pix2pix at
+      test: batch statistics of a batch of one).
     dtype: of the result; statistics are always float32.
   """
 
@@ -29,17 +67,25 @@ class BatchNorm(nn.Module):
   momentum: float = 0.9
   eps: float = 1e-5
   zero_scale: bool = False
+  scale_init: Callable = nn.initializers.ones
+  affine: bool = True
+  own_statistics: bool = False
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x: Array, valid: Array | None = None) -> Array:
     """Normalises x [..., D]; `valid` (broadcastable to x[..., 0]) names what counts in the statistics."""
     width = (x.shape[-1],)
-    scale = self.param("scale", nn.initializers.zeros if self.zero_scale else nn.initializers.ones, width)
-    bias = self.param("bias", nn.initializers.zeros, width)
+    scale, bias = 1.0, 0.0
+    if self.affine:
+      scale = self.param("scale", nn.initializers.zeros if self.zero_scale else self.scale_init, width)
+      bias = self.param("bias", nn.initializers.zeros, width)
     mean = self.variable("batch_stats", "mean", jnp.zeros, width)
     var = self.variable("batch_stats", "var", jnp.ones, width)
-    if self.frozen or not self.is_mutable_collection("batch_stats"):
+    training = self.is_mutable_collection("batch_stats")
+    if self.own_statistics and not training:
+      return normalise_maps(x, self.eps, scale, bias).astype(self.dtype)
+    if self.frozen or not training:
       if self.frozen:
         scale, bias = jax.lax.stop_gradient((scale, bias))
       factor = scale * jax.lax.rsqrt(var.value + self.eps)
@@ -67,3 +113,28 @@ class BatchNorm(nn.Module):
       var.value = keep * var.value + (1 - keep) * batch_var * count / jnp.maximum(count - 1, 1)
     factor = scale * jax.lax.rsqrt(batch_var + self.eps)
     return (wide * factor + (bias - batch_mean * factor)).astype(self.dtype)
+
+
+class InstanceNorm(nn.Module):
+  """Instance normalisation (Ulyanov et al. 2016): each channel of each image to mean 0 and variance 1.
+
+  The statistics are those of the image itself at prediction as well; nothing is kept.
+
+  Attributes:
+    affine: whether there are `scale` and `bias`.
+    eps: added to the (biased) variance.
+    dtype: of the result; statistics are always float32.
+  """
+
+  affine: bool = True
+  eps: float = 1e-5
+  dtype: str = "float32"
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Normalises x [B, H, W, D] over H and W."""
+    scale, bias = 1.0, 0.0
+    if self.affine:
+      scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+      bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    return normalise_maps(x, self.eps, scale, bias).astype(self.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcv.layers.conv import Conv, ConvTranspose
+from jaxcv.layers.conv import Conv, ConvTranspose, reflect_pad
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -17,9 +17,10 @@ def plain(x, kernel, stride, padding, groups=1):
 
 
 def transposed(x, kernel, stride, padding):
-  """The definition: every input spreads its kernel over the output."""
+  """The definition: every input spreads its kernel over the output, of which stride * n places are kept."""
   pad = kernel.shape[0] - 1 - padding
-  return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), [(pad, pad)] * 2,
+  pads = [(pad, stride - 2 + kernel.shape[0] - pad)] * 2
+  return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), pads,
                                   lhs_dilation=(stride, stride), dimension_numbers=DIMENSIONS)
 
 
@@ -49,7 +50,8 @@ def test_conv_of_many_small_maps():
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x), lambda x, k: plain(x, k, 1, 1), x, kernel)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (4, 2, 1), (4, 4, 0)])
+@pytest.mark.parametrize(("size", "stride", "padding"),
+                         [(2, 2, 0), (4, 2, 1), (4, 4, 0), (3, 2, 1), (3, 2, 0)])
 def test_conv_transpose(size, stride, padding):
   layer = ConvTranspose(5, size, stride, padding)
   x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
@@ -59,6 +61,57 @@ def test_conv_transpose(size, stride, padding):
   assert layer.apply({"params": params}, x).shape == (2, stride * 5, stride * 6, 5)
 
 
-def test_conv_transpose_refuses_other_growth():
-  with pytest.raises(ValueError, match="does not grow"):
-    ConvTranspose(5, 3, 2, 0).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+def test_conv_transpose_refuses_holes():
+  with pytest.raises(ValueError, match="leaves holes"):
+    ConvTranspose(5, 1, 2, 0).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+
+
+@pytest.mark.parametrize(("size", "padding"), [(7, 3), (4, 1), (3, 0)])
+def test_conv_to_few_outputs(size, padding):
+  layer = Conv(3, size, padding=padding, bias=False)
+  x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
+  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  same(lambda x, k: layer.apply({"params": {"kernel": k}}, x),
+       lambda x, k: plain(x, k, 1, padding), x, kernel)
+
+
+def test_conv_to_few_pixels():
+  layer = Conv(8, 4, 2, 1, bias=False)
+  x = jax.random.normal(jax.random.key(0), (2, 8, 7, 6))
+  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  same(lambda x, k: layer.apply({"params": {"kernel": k}}, x), lambda x, k: plain(x, k, 2, 1), x, kernel)
+
+
+@pytest.mark.parametrize(("side", "features"), [(9, 6), (9, 3), (4, 6)],
+                         ids=["sub-pixel", "few outputs", "few pixels"])
+@pytest.mark.parametrize(("size", "padding"), [(4, 1), (3, 1), (3, 0)])
+def test_conv_transpose_forms(side, features, size, padding):
+  layer = ConvTranspose(features, size, 2, padding, bias=False)
+  x = jax.random.normal(jax.random.key(0), (2, side, side - 1, 5))
+  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  same(lambda x, k: layer.apply({"params": {"kernel": k}}, x),
+       lambda x, k: transposed(x, k, 2, padding), x, kernel)
+
+
+def test_second_derivatives_of_the_quick_forms():
+  """A gradient penalty differentiates a gradient."""
+  net = lambda k: lambda x: Conv(1, 4, padding=1, bias=False).apply({"params": {"kernel": k}}, x)
+  slow = lambda k: lambda x: plain(x, k, 1, 1)
+  x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+  kernel = jax.random.normal(jax.random.key(1), (4, 4, 8, 1)) / 8
+
+  def penalty(of):
+    return jax.grad(lambda k: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(of(k)(x))))(x) ** 2))(kernel)
+
+  np.testing.assert_allclose(penalty(net), penalty(slow), rtol=1e-4, atol=1e-4)
+
+
+def test_reflection_is_without_the_edge():
+  x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  padded = reflect_pad(x, 2)[0, :, 2, 0]
+  np.testing.assert_array_equal(padded, [8, 4, 0, 4, 8, 12, 8, 4])
+  layer = Conv(2, 5, reflect=True, bias=False)
+  kernel = layer.init(jax.random.key(0), x)["params"]["kernel"]
+  mirrored = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+  np.testing.assert_allclose(layer.apply({"params": {"kernel": kernel}}, x), plain(mirrored, kernel, 1, 0),
+                             rtol=1e-5)

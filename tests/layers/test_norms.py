@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.layers.norms import BatchNorm
+from jaxcv.layers.norms import BatchNorm, InstanceNorm
 
 
 def test_statistics_are_pytorchs():
@@ -44,3 +44,21 @@ def test_frozen_is_constant():
   grads, new = jax.grad(loss, has_aux=True)(variables["params"])
   assert all((g == 0).all() for g in jax.tree.leaves(grads))
   jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
+
+
+def test_own_statistics_are_those_of_a_batch_of_one():
+  x = jax.random.normal(jax.random.key(0), (3, 4, 5, 2)) * 3 + 1
+  layer = BatchNorm(own_statistics=True)
+  variables = layer.init(jax.random.key(1), x)
+  own = layer.apply(variables, x)
+  for row in range(3):
+    alone, _ = layer.apply(variables, x[row:row + 1], mutable=["batch_stats"])
+    np.testing.assert_allclose(own[row], alone[0], atol=1e-5)
+
+
+def test_instance_norm_has_biased_variance():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3)) * 3 + 1
+  y = InstanceNorm(affine=False).apply({}, x)
+  flat = np.asarray(x, np.float64).reshape(2, 20, 3)
+  expected = (flat - flat.mean(1, keepdims=True)) / np.sqrt(flat.var(1, keepdims=True) + 1e-5)
+  np.testing.assert_allclose(np.reshape(y, (2, 20, 3)), expected, atol=1e-5)
