@@ -28,6 +28,7 @@ OPENERS = {
     "tfds": "catalog:open_catalog",  # boxes of the TFDS catalog
     "crops": "crops:open_crops",  # embedded: one object each
     "folders": "crops:open_folders",  # pictures in one folder for each class
+    "tfds_classes": "crops:open_classes",  # pictures of the TFDS catalog with one label
     "digits": "digits:open_digits",
     "pairs": "pairs:open_pairs",  # aligned pictures of two domains
     "unpaired": "unpaired:open_unpaired",  # pictures of two domains

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from jaxcv.config import base, module_fields, optimizer, pictures
-from jaxcv.layers.vgg import VGG, convolutions
+from jaxcv.layers.vgg import VGG, convolutions, fold_norms
 from jaxcv.train.checkpoint import load_weights
 from jaxcv.types import PyTree
 
@@ -59,12 +59,15 @@ def load(name: str, weights: str, layers: Sequence[str], convention: str = "imag
     cache: config.cache, below which the embedded network is kept.
 
   Raises:
-    ValueError: weights are not named or are of another network; there is no cache; or the embedded network
-      does not reach a held-out accuracy of 0.9.
+    ValueError: weights are not named, are of another network or want other pixels; there is no cache; or the
+      embedded network does not reach a held-out accuracy of 0.9.
     OSError: weights are missing or damaged.
   """
   shape = fields(name)
   needed = convolutions(shape["depth"], layers, len(shape.get("widths", VGG.widths)))
+  if name not in FILES and convention != "imagenet":
+    raise ValueError(f"the loss network {name!r} wants the pixels of 'imagenet', not of {convention!r}: give "
+                     "--config.model.loss_input=imagenet")
   if name in FILES:
     tree = _converted(name, weights, convention)
   elif name == "scenes":
@@ -81,17 +84,20 @@ def scenes_config(cache: str = "~/.cache/jaxcv") -> config_dict.ConfigDict:
   config = base("classifier")
   with config.unlocked():
     config.cache = cache
-    config.model = module_fields(Classifier, num_classes=7, body="vgg16", widths=SMALL["widths"])
+    config.model = module_fields(Classifier, num_classes=7, body="vgg16", widths=SMALL["widths"],
+                                 norm=True)
     config.data = pictures(source="crops", dir=str(Path(cache) / "data"), side=32, load_side=38,
                            batch_size=32, eval_batch_size=64, colour=0.1)
-    config.optimizers.model = optimizer(name="adam", learning_rate=0.002, schedule="cosine", warmup=50,
+    config.optimizers.model = optimizer(name="adam", learning_rate=0.003, schedule="cosine", warmup=50,
                                         warmup_factor=0.05, weight_decay=0.0)
-  config.train.update(steps=600, eval_every=0, checkpoint_every=200)
+  config.train.update(steps=500, eval_every=0, checkpoint_every=200)
   return config
 
 
 def embedded(config: config_dict.ConfigDict, least: float = LEAST) -> dict[str, PyTree]:
   """The backbone of the classifier that `config` describes, trained on first use and then kept.
+
+  Batch normalisation, with which it learns in a minute, is folded into its convolutions.
 
   It is trained in a folder below config.cache, named by the config's digest, that gets its final name when
   all is there. A training that was killed goes on; of several processes one trains and the others wait.
@@ -111,9 +117,10 @@ def embedded(config: config_dict.ConfigDict, least: float = LEAST) -> dict[str, 
   if not folder.exists():
     _train(config, folder, least)
   try:
-    return load_weights(folder).variables["params"]["backbone"]
+    variables = load_weights(folder).variables
   except OSError as error:
     raise OSError(f"{error}. Delete {folder}, and it is trained again.") from None
+  return fold_norms(variables["params"]["backbone"], variables["batch_stats"]["backbone"])
 
 
 def _train(config: config_dict.ConfigDict, folder: Path, least: float) -> None:
