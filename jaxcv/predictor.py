@@ -15,6 +15,7 @@ from jaxcv.data.images import read_image
 from jaxcv.data.pipeline import prepare_photo
 from jaxcv.data.source import Labels
 from jaxcv.metrics.coco_ap import to_photo
+from jaxcv.ops.tiles import tiled
 from jaxcv.train.begin import load_recipe
 from jaxcv.train.checkpoint import Weights, load_weights
 from jaxcv.train.step import make_predict
@@ -204,6 +205,9 @@ class Model:
     for i, photo in enumerate(photos, first):
       row = prepare(read_photo(photo)) | {"image_id": np.array([i], np.int32)}
       shape = _picture(row).shape
+      if self.recipe.tiling and max(shape[1:3]) > self.recipe.tiling.side:
+        yield Row(i, {"image": self._in_tiles(row)}, jax.tree.map(operator.itemgetter(0), row))
+        continue
       group = waiting.setdefault(shape, [])
       group.append(row)
       if len(group) == batch:
@@ -221,6 +225,19 @@ class Model:
     for prediction, seen in rows:
       yield Row(int(seen["image_id"]), prediction, seen)
 
+  def _in_tiles(self, row: dict[str, np.ndarray]) -> np.ndarray:
+    """The picture, uint8, that the model makes of a photo larger than its tiles."""
+    side, overlap, scale = self.recipe.tiling
+    photo = row["image"][0]
+    made = np.empty((scale * photo.shape[0], scale * photo.shape[1], 3), np.uint8)
+
+    def predict(part: np.ndarray) -> np.ndarray:
+      size = np.array([part.shape[:2]], np.int32)
+      batch = row | {"image": part[None], "size": size, "original_size": size}
+      return jax.device_get(self._predict(self.params, self.variables, self._key, batch)["image"][0])
+
+    return tiled(predict, photo, side, overlap, scale, made)
+
   def finish(self, row: Row, threshold: float) -> Any:
     """What `predict` returns for a row, in the photo's own coordinates.
 
@@ -235,7 +252,6 @@ class Model:
     found = to_photo(row.predictions, row.batch["size"], row.batch["original_size"], threshold)
     names = tuple(self.labels.classes[c] for c in found["classes"])
     return Detections(**found, names=names)
-
 
   def _classes(self, logits: np.ndarray) -> Classes:
     scores = np.exp(logits - logits.max())

@@ -129,6 +129,20 @@ def _nothing(net: nn.Module, batch: Batch, rng: Array) -> dict[str, Array]:
   return {}
 
 
+class Tiling(NamedTuple):
+  """How a photo that is too large for the memory is cut into tiles for prediction.
+
+  Attributes:
+    side: of a tile, in the photo's pixels.
+    overlap: pixels on each side of a tile that are computed twice; the network's reach, or less.
+    scale: by how much the network enlarges.
+  """
+
+  side: int
+  overlap: int
+  scale: int = 1
+
+
 class Recipe(NamedTuple):
   """An architecture and how it is trained and used: what every models/*.py returns from build().
 
@@ -147,6 +161,7 @@ class Recipe(NamedTuple):
       need no photo.
     begin: () -> {collection: {group: tree}}, weights that training begins with, such as a loss network's.
       Called when training begins and not before, for it may take long.
+    tiling: into which tiles prediction cuts a larger photo; None where a network sees all of it at once.
   """
 
   model: nn.Module
@@ -158,6 +173,7 @@ class Recipe(NamedTuple):
   prepare: Callable[[Any], Batch] | None = None
   request: Callable[..., Batch] | None = None
   begin: Callable[[], dict[str, dict[str, PyTree]]] | None = None
+  tiling: Tiling | None = None
 
 
 @struct.dataclass
