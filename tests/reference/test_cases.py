@@ -8,13 +8,21 @@ import importlib.util
 import os
 from pathlib import Path
 
+import cgan_runner
+import cyclegan_runner
 import data_runners
+import losses_runners
 import model_runners
 import ops_runners
+import perceptual_runner
+import pix2pix_runner
 import pytest
 import seeded
+import srgan_runner
 
-RUNNERS = ops_runners.RUNNERS | data_runners.RUNNERS | model_runners.RUNNERS
+RUNNERS = (ops_runners.RUNNERS | data_runners.RUNNERS | model_runners.RUNNERS | losses_runners.RUNNERS
+           | cgan_runner.RUNNERS | cyclegan_runner.RUNNERS | pix2pix_runner.RUNNERS
+           | perceptual_runner.RUNNERS | srgan_runner.RUNNERS)
 
 # The part of a runner's name that says what it tests -> where that will live in jaxcv ("module:function" for
 # a part of one). A case without a runner is skipped as long as none of the places exists, and fails after.
