@@ -1,30 +1,23 @@
 """Mask R-CNN and its operations beside torchvision's: python -m benchmarks.mask_rcnn, see README.md."""
 
 import argparse
-import datetime
-import platform
-import re
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
-from benchmarks import peers
+from benchmarks import peers, report
+from benchmarks.report import Report, compiled, ready
 from configs.mask_rcnn import get_config
 from jaxcv.layers.roi_heads import Pooler
 from jaxcv.metrics.coco_ap import to_photo
 from jaxcv.models.mask_rcnn import build
 from jaxcv.ops.nms import nms
-from jaxcv.train.optim import make_optimizer, parameter_path
-from jaxcv.train.step import create_state, make_predict, make_step, row_keys
+from jaxcv.train.optim import parameter_path
+from jaxcv.train.step import row_keys
 from jaxcv.types import Instances, Recipe
 from jaxcv.weights.convert import map_state
 
@@ -34,30 +27,6 @@ OBJECTS = 20  # in an image
 TABLE = 100  # length of our table of instances, as in configs/mask_rcnn.py:coco
 TYPICAL = 10  # detections in a photo of COCO
 CROP = 112  # side of our ground-truth masks
-
-
-class Report(NamedTuple):
-  """What a run has found.
-
-  Attributes:
-    parts: measurements beside the peer.
-    notes: lines below their table: whether the results agree, how long compilation took.
-  """
-
-  parts: list[peers.Measured]
-  notes: list[str]
-
-
-def compiled(function: Callable, *args: Any, donate: tuple[int, ...] = ()) -> tuple[Callable, float]:
-  """The program, and the seconds that tracing and compiling took."""
-  start = time.perf_counter()
-  program = jax.jit(function, donate_argnums=donate).lower(*args).compile()
-  return program, time.perf_counter() - start
-
-
-def ready(program: Callable, *args: Any) -> Callable[[], Any]:
-  """A call that returns when the device has finished."""
-  return lambda: jax.block_until_ready(program(*args))
 
 
 # --- inputs -----------------------------------------------------------------------------------------------
@@ -116,26 +85,20 @@ def converted(peer: peers.Peer, size: int) -> tuple[Any, dict]:
   return mapped.config, mapped.variables
 
 
-def training(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
+def training_of(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
   """A call that takes one training step on, and the seconds that compiling it took."""
   config.optimizers.model.update(learning_rate=LEARNING_RATE, warmup=0)
-  optimizers = {"model": make_optimizer(config.optimizers.model)}
-  small = our_batch(scene(64, 1))  # the state does not depend on the batch
-  create = lambda start: create_state(recipe, optimizers, jax.random.key(0), small, start)
-  state = jax.jit(create)(start)
-  batch = jax.device_put(batch)
-  program, seconds = compiled(make_step(recipe, optimizers), state, batch, donate=(0,))
-
-  def run():
-    nonlocal state
-    state, metrics = jax.block_until_ready(program(state, batch))
-    return metrics
-
-  return run, seconds
+  return report.training(recipe, config, batch, start, our_batch(scene(64, 1)))
 
 
-def measure_predict(peer: peers.Peer, size: int, repeats: int) -> Report:
+def prediction_of(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
+  """A call that predicts for a batch, and the seconds that compiling it took."""
+  return report.prediction(recipe, {name: x for name, x in batch.items() if name != "instances"}, start)
+
+
+def measure_predict(peer: peers.Peer, options: argparse.Namespace) -> Report:
   """One image through the network, to probabilities of masks and to masks in the image."""
+  size, repeats = options.size, options.repeats
   config, variables = converted(peer, size)
   arrays = scene(size, 1)
   batch = our_batch(arrays)
@@ -145,7 +108,7 @@ def measure_predict(peer: peers.Peer, size: int, repeats: int) -> Report:
 
   def ours(threshold):
     config.model.score_threshold = threshold
-    return prediction(build(config), config, batch, variables)
+    return prediction_of(build(config), config, batch, variables)
 
   def pair(name, run, paste, threshold):
     theirs = peer.make("predict", file=file, paste=paste, box_score_thresh=threshold)
@@ -175,13 +138,14 @@ def agreement(ours: Instances, theirs: dict[str, np.ndarray]) -> str:
           f"pixels); we have {ours.valid.sum()}")
 
 
-def measure_train(peer: peers.Peer, size: int, repeats: int) -> Report:
+def measure_train(peer: peers.Peer, options: argparse.Namespace) -> Report:
   """Forward, backward and SGD's update on a batch of two."""
+  size, repeats = options.size, options.repeats
   config, variables = converted(peer, size)
   arrays = scene(size, 2)
   file = str(peer.folder / "batch.npz")
   np.savez(file, **arrays, masks=ellipses(arrays["boxes"], size))
-  run, seconds = training(build(config), config, our_batch(arrays), variables)
+  run, seconds = training_of(build(config), config, our_batch(arrays), variables)
   theirs = peer.make("train", file=file, learning_rate=LEARNING_RATE)
   first = peer.result("train")
   regions = first.pop("mask_regions")
@@ -197,7 +161,7 @@ def measure_train(peer: peers.Peer, size: int, repeats: int) -> Report:
 
 # --- operations -------------------------------------------------------------------------------------------
 
-def measure_roi_align(peer: peers.Peer, size: int, repeats: int) -> Report:
+def measure_roi_align(peer: peers.Peer, options: argparse.Namespace) -> Report:
   """1000 regions of a pyramid of 800 x 800 pixels, whatever `size` is."""
   rng, side = np.random.default_rng(1), 800
   maps = [rng.normal(size=(1, side // s, side // s, 256)).astype(np.float32) for s in (4, 8, 16, 32)]
@@ -216,7 +180,7 @@ def measure_roi_align(peer: peers.Peer, size: int, repeats: int) -> Report:
   for name, function, given in (("forward", forward, args[:2]), ("forward and backward", both, args)):
     run = ready(compiled(function, *given)[0], *given)
     theirs = peer.make("roi_align", file=file, backward=function is both)
-    parts.append(peers.alternate(f"RoIAlign, {name}", run, theirs, repeats))
+    parts.append(peers.alternate(f"RoIAlign, {name}", run, theirs, options.repeats))
   pooled, grads = run()
   their = peer.result("roi_align")
   worst = [np.abs(np.asarray(pooled[0]) - their["pooled"].transpose(0, 2, 3, 1)).max()]
@@ -225,7 +189,7 @@ def measure_roi_align(peer: peers.Peer, size: int, repeats: int) -> Report:
   return Report(parts, notes)
 
 
-def measure_nms(peer: peers.Peer, size: int, repeats: int) -> Report:
+def measure_nms(peer: peers.Peer, options: argparse.Namespace) -> Report:
   """Greedy NMS at 0.7 of random boxes and of dense clusters in 800 x 800 pixels, whatever `size` is."""
   rng = np.random.default_rng(2)
   parts, equal = [], 0
@@ -242,7 +206,8 @@ def measure_nms(peer: peers.Peer, size: int, repeats: int) -> Report:
       indices, valid = (np.asarray(x) for x in run())
       kept = peer.result("nms")["kept"]
       equal += np.array_equal(indices[valid], kept)
-      parts.append(peers.alternate(f"NMS, {count} {kind} boxes ({len(kept)} kept)", run, theirs, repeats))
+      name = f"NMS, {count} {kind} boxes ({len(kept)} kept)"
+      parts.append(peers.alternate(name, run, theirs, options.repeats))
   return Report(parts, [f"NMS: results are equal in {equal} of {len(parts)} cases"])
 
 
@@ -256,7 +221,7 @@ def alone(size: int, batches: Sequence[int], repeats: int) -> list[str]:
   start = jax.device_get(random_weights(build(config)))
   for dtype in ("float32", "bfloat16"):
     config.model.dtype = dtype
-    for name, make in (("training step", training), ("predict", prediction)):
+    for name, make in (("training step", training_of), ("predict", prediction_of)):
       for count in batches:
         try:
           run, seconds = make(build(config), config, our_batch(scene(size, count)), start)
@@ -282,86 +247,29 @@ def random_weights(recipe: Recipe) -> dict:
   return jax.tree_util.tree_map_with_path(small, dict(jax.jit(initialise)(key)))
 
 
-def prediction(recipe: Recipe, config: Any, batch: dict, start: dict) -> tuple[Callable, float]:
-  """A call that predicts for a batch, and the seconds that compiling it took."""
-  batch = {name: x for name, x in batch.items() if name != "instances"}
-  variables, batch = jax.device_put((dict(start), batch))
-  args = variables.pop("params"), variables, jax.random.key(0), batch
-  program, seconds = compiled(make_predict(recipe), *args)
-  return ready(program, *args), seconds
-
-
-# --- the report -------------------------------------------------------------------------------------------
-
-def processor() -> str:
-  """The processor's name."""
-  try:
-    return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-  except (OSError, TypeError):
-    return platform.processor() or platform.machine()
-
-
-def header(size: int, repeats: int, versions: dict[str, str] | None) -> list[str]:
-  """Date, machine and versions."""
-  device = jax.devices()[0]
-  lines = [f"# Mask R-CNN R50-FPN at {size} x {size} pixels on {device.device_kind}", "",
-           f"- {datetime.date.today()}; {processor()}, {peers.core_count()} cores"
-           + ("" if device.platform == "cpu" else f"; {len(jax.devices())} x {device.device_kind}, one used"),
-           f"- jax {jax.__version__}, jaxlib {jaxlib.__version__}, flax {flax.__version__}, numpy "
-           f"{np.__version__}, Python {platform.python_version()}"]
-  if versions:
-    lines.append(f"- torchvision {versions['torchvision']}, torch {versions['torch']}, {versions['threads']} "
-                 f"threads, on {versions['device']}")
-  pairs = f"{repeats} pairs ({max(1, repeats // 2)} of training steps)"
-  return [*lines, f"- {pairs} in turns after a warm-up; medians",
-          "- ratio = theirs / ours: above 1 we are faster; float32 unless said"]
-
-
-def beside(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, str]]:
-  """The lines of what is measured beside torchvision, and its versions."""
-  measures = {"predict": measure_predict, "train": measure_train, "roi_align": measure_roi_align,
-              "nms": measure_nms}
-  on_cpu = jax.default_backend() == "cpu"
-  with peers.Peer(options.peer_python, "torchvision_peer.py", folder, on_cpu) as peer:
-    if not on_cpu and peer.versions["device"] == "cpu":
-      raise OSError("torchvision has no accelerator here")
-    reports = [measures[part](peer, options.size, options.repeats) for part in options.parts]
-    parts = [part for report in reports for part in report.parts]
-    notes = [note for report in reports for note in report.notes]
-    return [*peers.table(parts), "", *(f"- {note}" for note in notes)], peer.versions
-
-
 def main() -> None:
   """Measures, prints a markdown report and writes it."""
-  parser = argparse.ArgumentParser("python -m benchmarks.mask_rcnn", description=__doc__)
+  parser = report.command_line("mask_rcnn", __doc__, PARTS)
   parser.add_argument("--size", type=int, default=320, help="side of the images, a multiple of 32")
-  parser.add_argument("--repeats", type=int, default=7, help="pairs (of training steps half as many)")
-  parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-  parser.add_argument("--peer-python", default="/usr/bin/python3", help="the Python that has torchvision")
   parser.add_argument("--alone", action="store_true",
                       help="ours in float32 and bfloat16 with growing batches; always on an accelerator")
   parser.add_argument("--batches", type=int, nargs="+", default=(2, 8, 16, 32, 64, 128, 256))
-  parser.add_argument("--output", help="default: benchmarks/results/mask_rcnn-<device>.md")
   options = parser.parse_args()
   if options.size % 32 or options.size <= 0:
     parser.error(f"--size={options.size} is no multiple of 32")
-  peers.warn_if_busy()
-  on_cpu, versions, lines = jax.default_backend() == "cpu", None, []
+  on_cpu, versions = jax.default_backend() == "cpu", None
+  measures = {"predict": measure_predict, "train": measure_train, "roi_align": measure_roi_align,
+              "nms": measure_nms}
   try:
-    with tempfile.TemporaryDirectory() as folder:
-      lines, versions = beside(options, Path(folder))
+    lines, versions = report.beside(options, "torchvision_peer.py", measures, "torchvision")
   except OSError as error:
     if on_cpu:
       parser.exit(1, f"{error}\n")
     lines = [f"Without torchvision: {error}."]
   if options.alone or not on_cpu:
     lines += ["", *alone(options.size, options.batches, options.repeats)]
-  text = "\n".join([*header(options.size, options.repeats, versions), "", *lines, ""])
-  device = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
-  output = Path(options.output or Path(__file__).parent / "results" / f"mask_rcnn-{device}.md")
-  output.parent.mkdir(parents=True, exist_ok=True)
-  output.write_text(text)
-  print(f"\n{text}\nwritten to {output}")
+  title = f"Mask R-CNN R50-FPN at {options.size} x {options.size} pixels"
+  report.write("mask_rcnn", options.output, [*report.header(title, options.repeats, versions), "", *lines])
 
 
 if __name__ == "__main__":

@@ -160,9 +160,9 @@ def warn_if_busy() -> None:
     print(f"WARNING: the load average is {load:.1f}: what follows is measured on a machine that is not idle")
 
 
-def table(parts: Sequence[Measured]) -> list[str]:
+def table(parts: Sequence[Measured], peer: str) -> list[str]:
   """A markdown table of the parts, and a line that says whether the machine was idle."""
-  lines = ["| | torchvision, ms | jaxcv, ms | ratio | quartiles | of CPU times | CPU / wall, theirs, ours |",
+  lines = [f"| | {peer}, ms | jaxcv, ms | ratio | quartiles | of CPU times | CPU / wall, theirs, ours |",
            "|---|---|---|---|---|---|---|", *map(row, parts)]
   known = [part for part in parts if part.others is not None]
   if not known:
