@@ -26,8 +26,8 @@ def scenes(config):
   """The same module with smaller numbers; without batch norm it learns faster from nothing."""
   config.model = module_fields(SRGAN, **SMALL)
   config.data = pictures(source="photos", scale=4, side=64, batch_size=16, eval_batch_size=16)
-  adam(config, ("generator",), 2e-3, 2500, schedule="cosine", warmup=50)
-  config.train.update(eval_every=1250, checkpoint_every=500, best="psnr_y")
+  adam(config, ("generator",), 2e-3, 2000, schedule="cosine", warmup=50)
+  config.train.update(eval_every=1000, checkpoint_every=500, best="psnr_y")
 
 
 SMALL = dict(scale=4, net="msrresnet", blocks=6, features=24, pixel="l1")

@@ -20,18 +20,18 @@ def get_config(variant: str = ""):
 
 def adam(**changes):
   """Johnson et al.: Adam with a learning rate of 0.001, which stays."""
-  return optimizer(name="adam", learning_rate=1e-3, b1=0.9, schedule="constant", warmup=0,
-                   **dict(weight_decay=0.0) | changes)
+  return optimizer(name="adam", b1=0.9, warmup=0, weight_decay=0.0,
+                   **dict(learning_rate=1e-3, schedule="constant") | changes)
 
 
 def scenes(config):
   """The same module with smaller numbers; its losses are weighted for the embedded loss network."""
   config.model = module_fields(StyleTransfer, widths=(16, 32, 64), blocks=3, output="tanh",
-                               loss_network="scenes", style_side=96, content_weight=1.0, style_weight=150.0)
+                               loss_network="scenes", style_side=96, content_weight=1.0, style_weight=1500.0)
   config.data = pictures(source="photos", side=64, load_side=64, batch_size=4,
                          eval_batch_size=20)
-  config.optimizers.transformer = adam()
-  config.train.update(steps=2000, eval_every=1000, checkpoint_every=1000, best="")
+  config.optimizers.transformer = adam(learning_rate=2e-3, schedule="cosine")
+  config.train.update(steps=2500, eval_every=1000, checkpoint_every=1000, best="")
 
 
 def coco(config):

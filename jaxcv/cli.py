@@ -1,4 +1,4 @@
-"""The command line: python -m jaxcv predict | evaluate | compare | convert | check-data."""
+"""The command line: python -m jaxcv predict | stylise | evaluate | compare | convert | check-data."""
 
 import argparse
 import functools
@@ -26,6 +26,9 @@ EVALUATE = f"""COCO's twelve numbers for boxes and masks, ten for keypoints. {OV
 e.g. --config.data.eval_batch_size=8."""
 COMPARE = """The figures are named after the network: the papers' FID and KID are those of Inception, and only
 figures of one network, with one number of pictures, can be compared."""
+STYLISE = """Gatys, Ecker and Bethge's method: L-BFGS on the pixels, minutes for a picture, for any style
+without training. A transform net, which paints a photo at once, is trained by configs/style_transfer.py and
+used by predict."""
 CONVERT = f"""Nothing in FILE is ever executed; every key is used or named. {OVERRIDE} that is made for the
 weights, e.g. --config.data.eval_short_side=600."""
 CHECK = f"""Every image and annotation is read. {OVERRIDE}, e.g. --config.data.keypoints=True, which checks
@@ -81,6 +84,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   add("--classes", metavar="A,B,...", help="of a model that needs no photo: classes to make (all)")
   add("--count", type=_positive, metavar="N", default=16, help="likewise: how many of each (16)")
   add("--seed", type=int, metavar="N", default=0, help="likewise: seed of their noise (0)")
+
+  add = command("stylise", stylise, "paint a photo in the style of another by optimising its pixels", STYLISE)
+  add("content", metavar="PHOTO", help="what is to be seen")
+  add("style", metavar="STYLE", help="in whose style")
+  add("--output", metavar="FILE", required=True, help="picture to write, e.g. painted.png")
+  add("--loss_network", choices=("vgg19", "vgg16", "scenes"), default="vgg19",
+      help="whose features are compared (vgg19); scenes is the embedded one, for a try")
+  add("--weights", metavar="DIR", default="", help="converted weights of vgg16 or vgg19")
+  add("--side", type=_positive, metavar="N", default=512, help="longer side of the result in pixels (512)")
+  add("--steps", type=_positive, metavar="N", default=500, help="steps of L-BFGS (500)")
+  add("--start", choices=("content", "noise"), default="content", help="what the pixels begin with (content)")
+  add("--content_weight", type=float, metavar="W", default=5.0, help="of the photo's features (5)")
+  add("--style_weight", type=float, metavar="W", default=100.0, help="of the style's Gram matrices (100)")
 
   add = command("evaluate", evaluate, "measure a model: COCO's figures on a validation set", EVALUATE)
   add("--workdir", metavar="DIR", help="workdir of a training: the figures of its result.json, again")
@@ -196,6 +212,26 @@ def _sample(args: argparse.Namespace, overrides: Sequence[str], output: Path) ->
   sheet = contact_sheet(list(rows.reshape(-1, *rows.shape[2:])), args.count)
   predict_files.write_picture(output / "sheet.png", sheet)
   print(f"{rows.shape[0] * rows.shape[1]} pictures and sheet.png -> {output}")
+  return 0
+
+
+def stylise(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  """Runs `python -m jaxcv stylise`: see its --help."""
+  from jaxcv import gatys, predict_files
+  from jaxcv.config import base
+  from jaxcv.predictor import read_photo
+  from jaxcv.train.begin import use_cache
+
+  if overrides:
+    raise ValueError(f"stylise takes no {overrides[0]}")
+  photos = read_photo(args.content), read_photo(args.style)
+  cache = base("style_transfer").cache
+  use_cache(cache)
+  network, params, layers = gatys.loss_network_of(args.loss_network, args.weights, cache)
+  made = gatys.stylise(*photos, network, params, steps=args.steps, side=args.side, start=args.start,
+                       content_weight=args.content_weight, style_weight=args.style_weight, **layers)
+  predict_files.write_picture(Path(args.output), made)
+  print(f"{made.shape[1]} x {made.shape[0]} pixels -> {args.output}")
   return 0
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxcv.layers.vgg import VGG
 from jaxcv.ops.losses import feature_reconstruction, gram_matrix, style_reconstruction, total_variation
+from jaxcv.train import loss_network
 from jaxcv.types import Array, PyTree
 
 CONTENT_LAYER = "relu4_2"
@@ -74,6 +75,26 @@ def stylise(content: np.ndarray, style: np.ndarray, network: VGG, params: PyTree
   return np.asarray(jnp.clip(jnp.round(made[0]), 0, 255)).astype(np.uint8)
 
 
+def loss_network_of(name: str, weights: str, cache: str) -> tuple[VGG, PyTree, dict[str, Any]]:
+  """A loss network for `stylise`: the module, its parameters, and the layers to give with it.
+
+  Args:
+    name: see train.loss_network.fields; the embedded one lacks the fifth block, and so the fifth style layer.
+    weights: folder of converted weights, for "vgg16" and "vgg19".
+    cache: config.cache.
+
+  Raises:
+    ValueError, OSError: as train.loss_network.load.
+  """
+  shape = loss_network.fields(name)
+  blocks = len(shape.get("widths", VGG.widths))
+  layers = {"content_layer": CONTENT_LAYER, "style_layers": STYLE_LAYERS[:blocks]}
+  convention = loss_network.convention(weights) if weights else "imagenet"
+  needed = (CONTENT_LAYER, *layers["style_layers"])
+  loaded = loss_network.load(name, weights, needed, convention, cache=cache)
+  return VGG(**shape, input=convention, pool="average"), loaded["params"]["loss_network"], layers
+
+
 def descend(evaluate: Callable[[Array], tuple[Array, Array]], image: Array,
             steps: int) -> Iterator[tuple[float, Array]]:
   """L-BFGS with halved steps until the value falls enough (Nocedal and Wright, algorithms 3.1 and 7.5).
@@ -92,21 +113,24 @@ def descend(evaluate: Callable[[Array], tuple[Array, Array]], image: Array,
   update = jax.jit(lambda slope, state, image: optimizer.update(slope, state, image))
   along = jax.jit(lambda slope, move: jnp.vdot(slope, move))
   state, (value, slope) = optimizer.init(image), evaluate(image)
+  # Without memory the direction has length 1. That over all pixels together would be lost in rounding, and
+  # with it the first curvature: the first trial changes each by about 1.
+  longest = image.size**0.5
   for _ in range(steps):
     move, state = update(slope, state, image)
     fall = along(slope, move)
     if not fall < 0:  # the remembered curvature was negative: begin anew, downhill
       move, state = update(slope, optimizer.init(image), image)
-      fall = along(slope, move)
+      fall, longest = along(slope, move), image.size**0.5
     for halvings in range(HALVINGS):
-      length = 0.5**halvings
+      length = longest * 0.5**halvings
       trial = image + length * move
       new_value, new_slope = evaluate(trial)
       if new_value <= value + 1e-4 * length * fall:
         break
     else:
       return
-    image, value, slope = trial, new_value, new_slope
+    image, value, slope, longest = trial, new_value, new_slope, 1.0
     yield float(value), image
 
 

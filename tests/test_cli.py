@@ -192,13 +192,14 @@ def test_check_data(tmp_path):
   assert code == 1 and "2.png" in out and "image 2" in out
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "convert", "check-data", None])
+@pytest.mark.parametrize(
+    "command", ["predict", "stylise", "evaluate", "compare", "convert", "check-data", None])
 def test_help(command, capsys):
   with pytest.raises(SystemExit) as stop:
     main([command, "--help"] if command else ["--help"])
   text = capsys.readouterr().out
   assert stop.value.code == 0 and "usage: python -m jaxcv" in text and "None" not in text
-  assert command is None or "--config" in text
+  assert ("--config" in text) == (command not in ("stylise", "compare"))
 
 
 @pytest.mark.parametrize("words,said", [

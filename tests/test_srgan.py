@@ -288,7 +288,7 @@ def test_the_dense_head_takes_torchs_flattening():
 # --- real weights -------------------------------------------------------------------------------------------
 
 REAL = os.environ.get("JAXCV_REAL")
-RRDB_FILE = os.environ.get("JAXCV_RRDB")  # realesrgan-x4plus.npz
+RRDB_FILE = Path(REAL or "", "weights", "rrdb_x4plus", "realesrgan-x4plus.npz")
 
 
 def enlarge(file, flavour):
@@ -324,7 +324,7 @@ def test_real_srgan_on_set5_has_the_figures_of_the_original():
     same_as_peer(made, folder, row)
 
 
-@pytest.mark.skipif(not (REAL and RRDB_FILE), reason="JAXCV_REAL and JAXCV_RRDB do not name both")
+@pytest.mark.skipif(not (REAL and RRDB_FILE.is_file()), reason="JAXCV_REAL has no RRDB")
 def test_real_rrdb_has_the_figures_of_the_original():
   folder = Path(REAL) / "weights" / "rrdb_x4plus"
   same_as_peer(enlarge(RRDB_FILE, "realesrgan_ncnn"), folder,

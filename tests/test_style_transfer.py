@@ -30,7 +30,7 @@ from jaxcv.weights.readers import read
 SIDE = 16
 LAYERS = ("relu1_2", "relu2_2")
 REAL = os.environ.get("JAXCV_REAL")
-VGG16_FILE = os.environ.get("JAXCV_VGG16")  # vgg16_imagenet_notop.npz
+VGG16_FILE = Path(REAL or "", "weights", "vgg16_imagenet", "vgg16_imagenet_notop.npz")
 
 
 def small(**changes):
@@ -267,7 +267,7 @@ def test_pytorch_transform_net_with_old_buffers():
 # --- Real checkpoints -------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not (REAL and VGG16_FILE), reason="JAXCV_REAL and JAXCV_VGG16 do not name both")
+@pytest.mark.skipif(not (REAL and VGG16_FILE.is_file()), reason="JAXCV_REAL has no VGG16")
 def test_real_vgg16_has_the_features_of_the_original():
   folder = Path(REAL) / "weights"
   plan = vgg_file.plan(read(VGG16_FILE), "keras")

@@ -77,6 +77,19 @@ def load(name: str, weights: str, layers: Sequence[str], convention: str = "imag
   return {"params": {"loss_network": {layer: tree[layer] for layer in needed}}}
 
 
+def convention(weights: str) -> str:
+  """What a folder of converted weights wants done to the pixels, a key of layers.vgg.INPUTS.
+
+  Raises:
+    OSError: there are no weights.
+    ValueError: they are of another network.
+  """
+  config = load_weights(weights).config
+  if config["recipe"] != "vgg":
+    raise ValueError(f"{weights} holds the weights of a {config['recipe']}, not of a VGG")
+  return config["model"]["input"]
+
+
 def scenes_config(cache: str = "~/.cache/jaxcv") -> config_dict.ConfigDict:
   """The config by which the embedded network is trained; configs/classifier.py without a variant is this."""
   from jaxcv.models.classifier import Classifier

@@ -108,7 +108,7 @@ def map_state(state: Mapping[str, np.ndarray], recipe: str, flavour: str, *, num
   """
   plan = _key_map(recipe, flavour).plan(state, flavour)
   config, fresh = _config(recipe, flavour, plan, num_classes, reinitialise, override)
-  initialise = _initialiser(recipe, config)
+  initialise = initialiser(recipe, config)
   is_fresh = lambda path: "/".join(path[1:-1]) in fresh
   shapes = _covered(jax.eval_shape(initialise, jax.random.key(0)), plan)
   converted = apply_keymap(plan.state, shapes, plan.source, plan.ignored, is_fresh)
@@ -174,7 +174,7 @@ def _fields(recipe: str, plan: Plan) -> dict[str, Any]:
   return module_fields(type(built), **plan.model)
 
 
-def _initialiser(recipe: str, config: ConfigDict) -> Callable[[jax.Array], dict]:
+def initialiser(recipe: str, config: ConfigDict) -> Callable[[jax.Array], dict]:
   """Key -> variables of the recipe's module; pure, so that shapes can be had without the arrays."""
   if recipe in NETWORKS:
     module = importlib.import_module(f"jaxcv.weights.{recipe}").build(config.model)
