@@ -27,7 +27,7 @@ def adam(**changes):
 def scenes(config):
   """The same module with smaller numbers; its losses are weighted for the embedded loss network."""
   config.model = module_fields(StyleTransfer, widths=(16, 32, 64), blocks=3, output="tanh",
-                               loss_network="scenes", style_side=96, content_weight=1.0, style_weight=1500.0)
+                               loss_network="scenes", style_side=96, content_weight=1.0, style_weight=2500.0)
   config.data = pictures(source="photos", side=64, load_side=64, batch_size=4,
                          eval_batch_size=20)
   config.optimizers.transformer = adam(learning_rate=2e-3, schedule="cosine")
