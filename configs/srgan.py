@@ -1,9 +1,9 @@
 """Super resolution. No variant: regression on pictures of the embedded scenes, minutes on a laptop.
 
 Variants: gan (SRGAN on the same, from the checkpoint in runs/srgan that config.start.path names), div2k
-(SRResNet, the paper's recipe), div2k_gan (SRGAN, from that), rrdb (ESRGAN's regression), esrgan (from that),
-photos (one's own photos, a smaller net). Regression is of the mean absolute error with
---config.model.pixel=l1, of the mean squared error with l2.
+(SRResNet, the paper's recipe), div2k_gan (SRGAN, from that), div2k_perceptual (features alone), rrdb
+(ESRGAN's regression), esrgan (from that), photos (one's own photos, a smaller net). Regression is of the mean
+absolute error with --config.model.pixel=l1, of the mean squared error with l2.
 """
 
 from jaxcv.config import base, module_fields, optimizer, pictures
@@ -14,8 +14,8 @@ GAME = ("generator", "discriminator")
 
 def get_config(variant: str = ""):
   config = base("srgan")
-  variants = {"": scenes, "gan": gan, "div2k": div2k, "div2k_gan": div2k_gan, "rrdb": rrdb, "esrgan": esrgan,
-              "photos": photos}
+  variants = {"": scenes, "gan": gan, "div2k": div2k, "div2k_gan": div2k_gan,
+              "div2k_perceptual": div2k_perceptual, "rrdb": rrdb, "esrgan": esrgan, "photos": photos}
   if variant not in variants:
     raise ValueError(f"configs/srgan.py has no variant {variant!r}; it has {', '.join(list(variants)[1:])}")
   variants[variant](config)
@@ -51,6 +51,16 @@ def div2k(config):
   config.data = high_resolution(96)
   adam(config, ("generator",), 1e-4, 1_000_000, schedule="constant")
   config.train.update(eval_every=20_000, checkpoint_every=5000, best="psnr_y")
+
+
+def div2k_perceptual(config):
+  """Johnson et al., section 4.2: no loss of pixels, VGG-16's relu2_2, Adam 0.001, batches of 4, 2e5 steps."""
+  div2k(config)
+  config.model.update(pixel_weight=0.0, content=("relu2_2",), content_weight=1.0, loss_network="vgg16",
+                      loss_weights="weights/vgg16")
+  config.data.update(side=288, batch_size=4)
+  adam(config, ("generator",), 1e-3, 200_000, schedule="constant")
+  config.train.best = ""
 
 
 def div2k_gan(config):

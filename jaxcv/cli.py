@@ -29,8 +29,11 @@ figures of one network, with one number of pictures, can be compared."""
 STYLISE = """Gatys, Ecker and Bethge's method: L-BFGS on the pixels, minutes for a picture, for any style
 without training. A transform net, which paints a photo at once, is trained by configs/style_transfer.py and
 used by predict."""
-CONVERT = f"""Nothing in FILE is ever executed; every key is used or named. {OVERRIDE} that is made for the
-weights, e.g. --config.data.eval_short_side=600."""
+CONVERT = f"""Flavours: mask_rcnn and keypoint_rcnn: torchvision, detectron2; resnet, mobilenet, classifier:
+torchvision; vgg: torchvision, keras; cgan, pix2pix: pytorch; cyclegan: pytorch (a generator, or all four
+networks), or G_A, G_B, D_A, D_B for which one the file holds; srgan: leftthomas, sgrvinod, basicsr,
+realesrgan_ncnn; style_transfer: pytorch, deeplearnjs. Nothing in FILE is ever executed; every key is used or
+named. {OVERRIDE} that is made for the weights, e.g. --config.data.eval_short_side=600."""
 CHECK = f"""Every image and annotation is read. {OVERRIDE}, e.g. --config.data.keypoints=True, which checks
 those too."""
 
@@ -115,9 +118,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   add = command("convert", convert, "turn weights of an original implementation into a checkpoint", CONVERT)
   add("file", metavar="FILE", help="torch (also its legacy format), detectron2's .pkl, .safetensors, .npz")
   add("output", metavar="OUT", help="folder for the checkpoint, made")
-  add("--recipe", required=True, help="architecture, e.g. mask_rcnn, or resnet for a classifier's backbone")
+  add("--recipe", required=True, help="architecture, or a network that is part of one: see below")
   add("--flavour", default="torchvision",
-      help="whose weights they are: torchvision or detectron2 (default: %(default)s)")
+      help="whose weights they are: see below (default: %(default)s)")
   add("--num_classes", type=_positive, metavar="C", help="another number of classes, without background")
   add("--reinitialise", action="store_true", help="begin the layers of another class count anew")
   add("--names", metavar="A,B,...", help="names of the classes, in order")

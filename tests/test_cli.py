@@ -1,8 +1,10 @@
 """The command line: what it writes, and that mistakes are told in a line."""
 
 import contextlib
+import importlib
 import io
 import json
+import re
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from test_predictor import photo, save_model
 
 from jaxcv.cli import main, read_config, table
 from jaxcv.config import base, optimizer
+from jaxcv.weights.convert import RECIPES
 
 BOX = (100, 60, 300, 200)  # x1 y1 x2 y2 of the bright part of a photo of 240 x 480
 
@@ -200,6 +203,15 @@ def test_help(command, capsys):
   text = capsys.readouterr().out
   assert stop.value.code == 0 and "usage: python -m jaxcv" in text and "None" not in text
   assert ("--config" in text) == (command not in ("stylise", "compare"))
+
+
+def test_the_help_of_convert_names_every_flavour(capsys):
+  with pytest.raises(SystemExit):
+    main(["convert", "--help"])
+  text = capsys.readouterr().out
+  for recipe in RECIPES:
+    for word in (recipe, *importlib.import_module(f"jaxcv.weights.{recipe}").FLAVOURS):
+      assert re.search(rf"\b{word}\b", text), word
 
 
 @pytest.mark.parametrize("words,said", [

@@ -64,8 +64,9 @@ def convert(recipe: str, flavour: str, file: str, out: str, *, num_classes: int 
   to predict --checkpoint and to training as config.start.path.
 
   Args:
-    recipe: mask_rcnn (also Faster R-CNN), keypoint_rcnn; resnet or mobilenet for an ImageNet classifier.
-    flavour: "torchvision"; of the two detectors also "detectron2".
+    recipe: a name in RECIPES: an architecture (mask_rcnn is Faster R-CNN, too), or a network that is part of
+      others: resnet, mobilenet, vgg.
+    flavour: whose file it is: a name in FLAVOURS of the recipe's module in jaxcv/weights.
     file: see readers.read.
     out: folder to write; it must not hold checkpoints.
     num_classes: number of classes (without background) if it is to be another than the file's.
@@ -226,7 +227,8 @@ def _summary(file: str, out: str, mapped: Mapped, labels: dict) -> str:
   parameters = sum(array.size for array in jax.tree.leaves(mapped.variables["params"]))
   lines = [f"{file} -> {Path(out)}: {len(mapped.used)} arrays, {parameters:,} parameters, groups "
            f"{', '.join(mapped.variables['params'])}"]
-  shown = ("body", "num_classes", "num_keypoints", "masks", "norm_eps")
+  shown = ("body", "num_classes", "num_keypoints", "masks", "norm_eps", "net", "scale", "depth", "widths",
+           "blocks", "features", "norm", "condition", "input")
   lines.append("the model: " + ", ".join(f"{name} {model[name]}" for name in shown if name in model))
   if mapped.fresh:
     lines.append(f"begun anew for {model.num_classes} classes: {', '.join(mapped.fresh)}")
