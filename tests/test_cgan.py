@@ -43,7 +43,7 @@ def begun(recipe, batch):
 
 @pytest.mark.parametrize(("changes", "still"), [
     (dict(adversarial="nonsaturating"), ()),
-    (dict(adversarial="wgan", norm="layer", penalty=10.0, critic_steps=2), ("^generator",)),
+    (dict(adversarial="wgan", norm="layer", penalty=10.0, r1=0.1, critic_steps=2), ("^generator",)),
     (PROJECTION, ("score/bias",)),  # within the hinge's margins real and fake cancel
 ], ids=["concat", "wgan_gp", "projection"])
 def test_contract(tmp_path, changes, still):
@@ -69,8 +69,9 @@ def test_configs(variant):
 
 
 def test_choices_that_do_not_go():
-  with pytest.raises(ValueError, match="penalty needs config.model.norm"):
-    small(penalty=10.0)
+  for name in ("penalty", "r1"):
+    with pytest.raises(ValueError, match=f"{name} needs config.model.norm"):
+      small(**{name: 10.0})
   for changes in (dict(condition="sum"), dict(adversarial="gan"), dict(norm="group")):
     with pytest.raises(ValueError, match=f"config.model.{next(iter(changes))} is .*: it is one of"):
       small(**changes)

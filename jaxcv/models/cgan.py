@@ -17,7 +17,7 @@ import numpy as np
 from jaxcv.layers.conv import Conv, ConvTranspose, Dense
 from jaxcv.layers.norms import BatchNorm, about_one
 from jaxcv.metrics.samples import sample_quality
-from jaxcv.ops.losses import KINDS, discriminator_loss, generator_loss, gradient_penalty, verdicts
+from jaxcv.ops.losses import KINDS, discriminator_loss, generator_loss, gradient_penalty, r1_penalty, verdicts
 from jaxcv.types import Array, Batch, Mean, Metric, Player, Recipe
 
 CONDITIONS = ("none", "concat", "projection")
@@ -151,6 +151,7 @@ class CGAN(nn.Module):
     spectral: spectral norm in the discriminator.
     adversarial: the loss, one of jaxcv.ops.losses.KINDS.
     penalty: weight of the gradient penalty (WGAN-GP: 10), 0 for none.
+    r1: gamma, twice the weight of the penalty of gradients at real images (Mescheder et al.: 10), 0 for none.
     critic_steps: turns of the discriminator for each turn of the generator.
     dtype: of the networks' computation.
     axis: pmap's axis name.
@@ -168,6 +169,7 @@ class CGAN(nn.Module):
   spectral: bool = False
   adversarial: str = "nonsaturating"
   penalty: float = 0.0
+  r1: float = 0.0
   critic_steps: int = 1
   dtype: str = "float32"
   axis: str | None = None
@@ -209,10 +211,13 @@ def discriminator_turn(net: CGAN, batch: Batch, rng: Array) -> dict[str, Mean]:
   image, made = photos(batch), jax.lax.stop_gradient(batch["fake"])
   real, fake = net.discriminator(image, label), net.discriminator(made, label)
   terms = {"loss": Mean.of(discriminator_loss(kind, real, fake, valid), valid)}
-  if net.penalty:
+  if net.penalty or net.r1:
     module, variables = net.discriminator.unbind()  # as a pure function of images, for a gradient in the loss
     critic = lambda x: module.apply(variables, x, label)
-    terms["penalty"] = Mean.of(gradient_penalty(critic, image, made, rng), valid, net.penalty)
+    if net.penalty:
+      terms["penalty"] = Mean.of(gradient_penalty(critic, image, made, rng), valid, net.penalty)
+    if net.r1:
+      terms["r1"] = Mean.of(r1_penalty(critic, image), valid, net.r1 / 2)
   return terms | verdicts(kind, real, fake, valid)
 
 
@@ -266,9 +271,10 @@ def build(config: Any) -> Recipe:
   for name, choices in (("condition", CONDITIONS), ("adversarial", KINDS), ("norm", NORMS)):
     if getattr(model, name) not in choices:
       raise ValueError(f"config.model.{name} is {getattr(model, name)!r}: it is one of {', '.join(choices)}")
-  if model.penalty and model.norm == "batch":
-    raise ValueError("config.model.penalty needs config.model.norm to be layer or none: with BatchNorm a "
-                     "score depends on the other images, and one image's gradient means nothing")
+  for name in ("penalty", "r1"):
+    if getattr(model, name) and model.norm == "batch":
+      raise ValueError(f"config.model.{name} needs config.model.norm to be layer or none: with BatchNorm a "
+                       "score depends on the other images, and one image's gradient means nothing")
   players = {"discriminator": Player(discriminator_turn, ("discriminator",)),
              "generator": Player(generator_turn, ("generator",), model.critic_steps)}
   metrics: dict[str, Metric] = {"samples": sample_quality(model.condition != "none")}
