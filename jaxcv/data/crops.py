@@ -84,6 +84,8 @@ class Crops(Labelled):
 class ClassFolders(Labelled):
   """Photos in one folder for each class, classes in the order of the folders' names.
 
+  A folder that has no folders is one class, which is enough for a GAN without a condition.
+
   Grey photos become RGB, alpha is dropped, 16 bits become 8 (data.images.decode_image). Their shorter side is
   brought to config.data.load_side; of those longer than 4 times their shorter side the middle is taken.
   """
@@ -95,7 +97,7 @@ class ClassFolders(Labelled):
                     "folder of photos for each class.")
     classes = sorted(path.name for path in self._root.iterdir() if path.is_dir() and path.name[0] != ".")
     if not classes:
-      raise ValueError(f"{self._root} holds no folders: there has to be one for each class, named like it.")
+      self._root, classes = self._root.parent, [self._root.name]
     self.labels = Labels(tuple(classes), tuple(range(1, len(classes) + 1)))
     files = [path for name in classes for path in list_pictures(str(self._root / name), field, split)]
     self.pictures = PictureFiles(files)
@@ -154,7 +156,7 @@ def open_folders(data: Any, split: str) -> ClassFolders:
     split: "train" or "val".
 
   Raises:
-    ValueError: a folder is not set, has no classes or a class has no picture; or files are broken or tiny,
+    ValueError: a folder is not set, or a class has no picture; or files are broken or tiny,
       unless on_bad is "skip".
     OSError: a folder is missing.
   """
