@@ -30,7 +30,7 @@ def scenes(config):
   config.train.update(eval_every=1000, checkpoint_every=500, best="psnr_y")
 
 
-SMALL = dict(scale=4, net="msrresnet", blocks=6, features=24, pixel="l1")
+SMALL = dict(scale=4, net="msrresnet", blocks=6, features=24, pixel="l1", tile=256)
 
 
 def gan(config):
@@ -99,7 +99,7 @@ def esrgan(config):
 
 def photos(config):
   """A hundred photos of one's own, an hour on a laptop; --config.data.images and val_images name folders."""
-  config.model = module_fields(SRGAN, net="msrresnet", blocks=8, features=32, pixel="l1")
+  config.model = module_fields(SRGAN, net="msrresnet", blocks=8, features=32, pixel="l1", tile=256)
   config.data = pictures(source="photos", scale=4, side=96, batch_size=8, eval_batch_size=1)
   adam(config, ("generator",), 1e-3, 6000, schedule="cosine", warmup=50)
   config.train.update(eval_every=1000, checkpoint_every=500, best="psnr_y")

@@ -105,6 +105,11 @@ def test_unknown_names_are_errors(changes):
     build(REGRESSION | changes)
 
 
+def test_a_tile_that_keeps_nothing_is_an_error():
+  with pytest.raises(ValueError, match="config.model.tile=8 keeps nothing"):
+    build(REGRESSION | {"tile": 8})
+
+
 def test_a_generator_that_is_right_costs_nothing():
   """Ideal output: no loss of pixels or features, and the full PSNR."""
   batch = batch_of(2, 2)
