@@ -196,6 +196,6 @@ def build(config: Any) -> Recipe:
   load = functools.partial(begin, config) if model.content_weight else None
   tiling = Tiling(model.tile, model.overlap or generator.reach(), model.scale) if model.tile else None
   if tiling and tiling.side <= 2 * tiling.overlap:
-    raise ValueError(f"config.model.tile={tiling.side} keeps nothing with an overlap of {tiling.overlap} on each "
-                     "side: give a larger tile, or an overlap below the network's reach")
+    raise ValueError(f"config.model.tile={tiling.side} keeps nothing with an overlap of {tiling.overlap} on "
+                     "each side: give a larger tile, or an overlap below the network's reach")
   return Recipe(model, players, predict, metrics, generate, draw, prepare, begin=load, tiling=tiling)
