@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.ops import anchors, boxes, keypoints, masks, matching, nms, roi
+from jaxcv.layers.deform_conv import deform_conv
+from jaxcv.ops import anchors, boxes, corner_pool, heatmaps, keypoints, masks, matching, nms, roi, warp
 
 
 def run_anchors(manifest, inputs):
@@ -174,11 +175,68 @@ def run_detectron2(manifest, inputs):
   }
 
 
+def run_affine(manifest, inputs):
+  size = inputs["output"].astype(np.float32)
+  trans = warp.crop_transform(inputs["centre"], inputs["scale"], inputs["rotation"], size)
+  inverse = warp.invert_transform(trans)
+  upright = warp.invert_transform(
+    warp.crop_transform(inputs["centre"], inputs["scale"], np.zeros_like(inputs["rotation"]), size))
+  width, height = map(int, inputs["output"][0])
+  return {"trans": trans, "inverse": inverse, "points": warp.transform_points(inputs["points"], upright),
+          "warped": warp.warp_image(inputs["image"], trans[0], (width, height))}
+
+
+def run_corner_pool(manifest, inputs):
+  last, first = (0, 2, 3, 1), (0, 3, 1, 2)
+  out = {}
+  for name in corner_pool.DIRECTIONS:
+    pooled, back = jax.vjp(lambda x, name=name: corner_pool.corner_pool(x, name), inputs["x"].transpose(last))
+    out[name] = pooled.transpose(first)
+    out[f"{name}/grad"] = back(inputs["grad"].transpose(last))[0].transpose(first)
+  return out
+
+
+def run_gaussian(manifest, inputs):
+  height, width = inputs["sizes"].T
+  out = {f"radius_{rule}_{overlap}": heatmaps.gaussian_radius(height, width, overlap, rule)
+         for rule in heatmaps.RULES for overlap in manifest["min_overlaps"]}
+  heat = heatmaps.draw_gaussians(inputs["centres"], inputs["radii"], np.ones(len(inputs["radii"]), bool),
+                                 tuple(manifest["map_size"]))
+  return out | {"heat_cornernet": heat, "heat_centernet": heat}  # the two codes draw alike
+
+
+def run_deform_conv2d(manifest, inputs):
+  (stride, _), (padding, _), (dilation, _) = (manifest[k] for k in ("stride", "padding", "dilation"))
+  groups, last, first = manifest["offset_groups"], (0, 2, 3, 1), (0, 3, 1, 2)
+  grouped = lambda a, *tail: a.transpose(last).reshape(len(a), *a.shape[2:], groups, -1, *tail)
+  given = {"x": inputs["x"].transpose(last), "offset": grouped(inputs["offset"], 2),
+           "weight": inputs["weight"].transpose(2, 3, 1, 0), "bias": inputs["bias"]}
+  back = {"x": lambda a: a.transpose(first), "weight": lambda a: a.transpose(3, 2, 0, 1), "bias": jnp.asarray,
+          "offset": lambda a: a.reshape(*a.shape[:3], -1).transpose(first),
+          "mask": lambda a: a.reshape(*a.shape[:3], -1).transpose(first)}
+  out = {}
+  for name, masks_given in (("v1", {}), ("v2", {"mask": grouped(inputs["mask"])})):
+    def run(given):
+      y = deform_conv(given["x"], given["offset"], given["weight"], given.get("mask"), stride=stride,
+                      padding=padding, dilation=dilation)
+      return (y + given["bias"]).transpose(first)
+
+    value, slope = jax.vjp(jax.jit(run), given | masks_given)
+    weights = jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape)
+    grads = slope(weights)[0]
+    out |= {name: value} | {f"{name}/grad_{key}": back[key](grad) for key, grad in grads.items()}
+  return out
+
+
 RUNNERS = {
+  "ops.affine": run_affine,
   "ops.anchors": run_anchors,
   "ops.batched_nms": run_batched_nms,
   "ops.box_coder": run_box_coder,
   "ops.box_iou": run_box_iou,
+  "ops.corner_pool": run_corner_pool,
+  "ops.deform_conv2d": run_deform_conv2d,
+  "ops.gaussian": run_gaussian,
   "ops.keypoints": run_keypoints,
   "ops.levels": run_levels,
   "ops.mask_targets": run_mask_targets,
