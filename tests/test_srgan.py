@@ -68,6 +68,7 @@ def counts(model, side):
 
 @pytest.mark.parametrize(("variant", "expected"), [
     ("div2k", {"generator": 1_549_462}),
+    ("div2k_perceptual", {"generator": 1_549_462, "loss_network": 260_160}),
     ("div2k_gan", {"generator": 1_549_462, "discriminator": 23_565_505, "loss_network": 20_024_384}),
     ("esrgan", {"generator": 16_697_987, "discriminator": 14_499_401, "loss_network": 20_024_384}),
 ])
