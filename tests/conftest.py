@@ -9,13 +9,19 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxcv
 
 # Programs for eight devices on two cores: on a busy machine a collective may wait longer than XLA's 40
 # seconds, and with the concurrency scheduler synchronised BatchNorm inside a scan can wait for itself. LLVM
-# is several times as fast with -O1, and tests compile more than they compute.
+# is several times as fast with -O0, and tests compile more than they compute.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_backend_optimization_level=1"])
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_backend_optimization_level=0"])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if str(ROOT) not in sys.path:  # the programs under test are run from the root, and so import from there
   sys.path.insert(0, str(ROOT))
+
+from jaxcv.layers import conv  # noqa: E402
+
+# Winograd's form takes as long to compile as hundreds of runs save: here the largest layers alone have it, as
+# Mask R-CNN's mask head, and tests/ops/test_winograd.py.
+conv.WINOGRAD = 2**30
