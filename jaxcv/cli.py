@@ -84,6 +84,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
   add("--output", metavar="OUT", required=True, help="folder for the results; made if it is not there")
   add("--threshold", type=float, metavar="SCORE", default=0.5, help="least score of what is drawn (0.5)")
   add("--batch", type=_positive, metavar="N", default=1, help="photos that the model takes at a time (1)")
+  add("--heatmaps", action="store_true", help="draw the heatmaps of a keypoint model as well")
   add("--classes", metavar="A,B,...", help="of a model that needs no photo: classes to make (all)")
   add("--count", type=_positive, metavar="N", default=16, help="likewise: how many of each (16)")
   add("--seed", type=int, metavar="N", default=0, help="likewise: seed of their noise (0)")
@@ -191,7 +192,7 @@ def predict(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     raise ValueError("there is no " + (f"file or folder {', '.join(missing)}" if missing else
                                        f"photo and no video in {', '.join(args.input)}"))
   model = _model(args.checkpoint, overrides)
-  problems = predict_files.predict_files(model, files, output, args.threshold, args.batch)
+  problems = predict_files.predict_files(model, files, output, args.threshold, args.batch, args.heatmaps)
   if others:
     print(f"not looked at: {others} files in folders that are neither photos nor videos")
   print(f"{len(files) - len(problems)} of {len(files) + len(missing)} photos and videos -> {output}")

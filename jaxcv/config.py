@@ -33,6 +33,8 @@ def base(recipe: str) -> config_dict.ConfigDict:
           short_side=(128,), eval_short_side=128, long_side=128,  # training draws one of the short sides
           resize="torchvision",  # or "detectron2": how photos are resized and sizes rounded
           flip=0.5,  # probability of a mirror image
+          view="",  # "cornernet" or "centernet": their random windows in place of resizing and crop
+          centre=False,  # pad on all sides, not at the right and at the bottom alone
           crop=0.0, crop_scale=(0.5, 1.0),  # probability of a random window; its sides, as shares
           colour=0.0,  # strength of random brightness, contrast, saturation and hue
           max_instances=100,  # length of the table of ground truth

@@ -74,8 +74,8 @@ def find_files(inputs: Sequence[str], output: Path) -> Found:
   return Found(files, others, missing)
 
 
-def predict_files(model: Model, files: Sequence[File], output: Path, threshold: float,
-                  batch: int) -> list[str]:
+def predict_files(model: Model, files: Sequence[File], output: Path, threshold: float, batch: int,
+                  heatmaps: bool = False) -> list[str]:
   """Writes drawn or made photos and videos, predictions.json and images.json below `output`.
 
   Of a detector predictions.json is a list of COCO results of all that the model finds; images.json is a
@@ -90,6 +90,7 @@ def predict_files(model: Model, files: Sequence[File], output: Path, threshold: 
     output: folder, made if need be.
     threshold: least score of what is drawn.
     batch: photos or frames that go through the model at a time.
+    heatmaps: whether a detector's heatmaps are drawn as well.
 
   Returns:
     A line for each file that could not be read; all others are done.
@@ -99,10 +100,10 @@ def predict_files(model: Model, files: Sequence[File], output: Path, threshold: 
   videos = [file for file in files if file not in photos]
   problems: list[str] = []
   with _Results(output, model) as out:
-    _photos(out, photos, threshold, batch, problems)
+    _photos(out, photos, threshold, batch, heatmaps, problems)
     for file in videos:
       try:
-        _video(out, file, threshold, batch)
+        _video(out, file, threshold, batch, heatmaps)
       except OSError as error:
         problems.append(str(error))
   return problems
@@ -164,7 +165,8 @@ class _Results:
     return path
 
 
-def _photos(out: _Results, files: Sequence[File], threshold: float, batch: int, problems: list[str]) -> None:
+def _photos(out: _Results, files: Sequence[File], threshold: float, batch: int, heatmaps: bool,
+            problems: list[str]) -> None:
   """Predicts for photos; a line is added to `problems` for each that cannot be read."""
   waiting: dict[int, tuple[File, np.ndarray]] = {}
 
@@ -186,14 +188,14 @@ def _photos(out: _Results, files: Sequence[File], threshold: float, batch: int, 
       file, photo = waiting.pop(row.index)
       found = out.model.finish(row, threshold)
       out.add(row, found, {"file_name": file.name})
-      picture = out.model.draw(photo, found)
+      picture = out.model.draw(photo, found, heatmaps)
       suffix = file.path.suffix if file.path.suffix.lower() in WRITTEN else ".png"
       write_picture(out.path(file.name, suffix), picture)
       bar.update()
   out.count += len(taken)
 
 
-def _video(out: _Results, file: File, threshold: float, batch: int) -> None:
+def _video(out: _Results, file: File, threshold: float, batch: int, heatmaps: bool) -> None:
   """Predicts for a video, frame by frame, and writes it with the predictions drawn.
 
   Raises:
@@ -216,7 +218,7 @@ def _video(out: _Results, file: File, threshold: float, batch: int) -> None:
     for row in out.model.rows(frames(), batch, first=out.count):
       found = out.model.finish(row, threshold)
       out.add(row, found, {"file_name": file.name, "frame": done})
-      picture = out.model.draw(waiting.pop(0), found)
+      picture = out.model.draw(waiting.pop(0), found, heatmaps)
       if writer is None:
         size = picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2  # the codec takes even sides only
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import ml_collections
 import numpy as np
@@ -14,13 +15,13 @@ from jaxcv.config import base, pictures
 from jaxcv.data.images import read_image
 from jaxcv.data.pipeline import prepare_photo
 from jaxcv.data.source import Labels
-from jaxcv.metrics.coco_ap import to_photo
+from jaxcv.metrics.coco_ap import detection_rows, to_photo
 from jaxcv.ops.tiles import tiled
 from jaxcv.train.begin import load_recipe
 from jaxcv.train.checkpoint import Weights, load_weights
 from jaxcv.train.step import make_predict
 from jaxcv.types import Instances, Recipe
-from jaxcv.viz.pictures import draw_classes, draw_instances
+from jaxcv.viz.pictures import draw_classes, draw_heatmaps, draw_instances
 
 Photo = np.ndarray | str | os.PathLike
 
@@ -35,6 +36,7 @@ class Detections(NamedTuple):
     scores: [n] float32.
     masks: [n, H, W] bool, or None if the model has no masks.
     keypoints: [n, K, 3] float32, x, y and score, or None.
+    heatmaps: [h, w, D] float32 in 0..1, what they were read from, covering the photo; or None.
   """
 
   boxes: np.ndarray
@@ -43,6 +45,7 @@ class Detections(NamedTuple):
   scores: np.ndarray
   masks: np.ndarray | None = None
   keypoints: np.ndarray | None = None
+  heatmaps: np.ndarray | None = None
 
 
 class Classes(NamedTuple):
@@ -170,7 +173,7 @@ class Model:
       return int(name)
     raise ValueError(f"there is no class {name!r}; there are {', '.join(names)}")
 
-  def draw(self, photo: Photo, predictions: Any) -> np.ndarray:
+  def draw(self, photo: Photo, predictions: Any, heatmaps: bool = False) -> np.ndarray:
     """The photo with the predictions on it, or the picture that was made. uint8 [H', W', 3].
 
     Small photos are enlarged.
@@ -178,12 +181,15 @@ class Model:
     Args:
       photo: as for `predict`.
       predictions: what `predict` returned for it.
+      heatmaps: whether the heatmaps, if the model has any, are drawn below the detections.
     """
     if isinstance(predictions, np.ndarray):
       return predictions
     photo = read_photo(photo)
     if isinstance(predictions, Classes):
       return draw_classes(photo, predictions.names, predictions.scores)
+    if heatmaps and predictions.heatmaps is not None:
+      photo = draw_heatmaps(photo, predictions.heatmaps)
     return draw_instances(photo, predictions._asdict(), self.labels, threshold=-np.inf)
 
   def rows(self, photos: Iterable[Photo], batch: int = 1, first: int = 0) -> Iterator[Row]:
@@ -249,9 +255,10 @@ class Model:
       if "image" in row.predictions:
         return kept_part(row.predictions["image"], _picture(row.batch).shape, row.batch["size"])
       return self._classes(row.predictions["logits"])
-    found = to_photo(row.predictions, row.batch["size"], row.batch["original_size"], threshold)
+    seen = detection_rows(row.predictions, row.batch)
+    found = to_photo(seen["detections"], seen["size"], seen["original_size"], threshold)
     names = tuple(self.labels.classes[c] for c in found["classes"])
-    return Detections(**found, names=names)
+    return Detections(**found, names=names, heatmaps=_photo_heatmaps(row))
 
   def _classes(self, logits: np.ndarray) -> Classes:
     scores = np.exp(logits - logits.max())
@@ -262,6 +269,22 @@ class Model:
 def _picture(batch: dict[str, np.ndarray]) -> np.ndarray:
   """The picture that a batch or a row of it is about: its `image`, or `a` in translation."""
   return batch["image"] if "image" in batch else batch["a"]
+
+
+def _photo_heatmaps(row: Row) -> np.ndarray | None:
+  """The part of a row's heatmaps that covers its photo, at their own resolution."""
+  maps = row.predictions.heatmaps
+  if maps is None:
+    return None
+  stride = np.array(row.batch["image"].shape[1::-1]) / maps.shape[1::-1]  # x, y
+  size, corner = row.batch["size"][::-1] / stride, row.batch.get("origin", np.zeros(2)) / stride
+  cells = np.maximum(np.round(size), 1).astype(int)
+  step = size / cells
+  start = corner + 0.5 * step - 0.5  # the middle of the first cell
+  where = np.array([[step[0], 0, start[0]], [0, step[1], start[1]]])
+  part = cv2.warpAffine(maps, where, tuple(cells.tolist()), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                        borderMode=cv2.BORDER_REPLICATE)
+  return part.reshape(*part.shape[:2], -1)
 
 
 def kept_part(made: np.ndarray, shape: tuple[int, ...], size: np.ndarray) -> np.ndarray:

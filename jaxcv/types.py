@@ -10,6 +10,7 @@ A batch is a dict of arrays whose leading axis is B:
   original_size  [B, 2] int32: height and width of the photo before it was resized
   real           [B] bool: false for rows that only fill the last evaluation batch
   image_id       [B] int32
+  origin         [B, 2] int32: x and y of the valid part's corner, where the padding is on all sides
   instances      Instances: the ground truth
   semantic       [B, H, W] int32, 255 = ignore
 
@@ -47,6 +48,8 @@ class Instances:
     ids: [B, N] int32, track ids.
     frames: [B, N, 4], the windows that the masks cover where these are not the boxes: a whole-image mask
       is the crop whose frame is the image.
+    heatmaps: [B, h, w, D] float32 in 0..1, D at most 3: what the detections were read from, the whole image;
+      to be looked at.
   """
 
   boxes: Array
@@ -58,6 +61,7 @@ class Instances:
   keypoints: Array | None = None
   ids: Array | None = None
   frames: Array | None = None
+  heatmaps: Array | None = None
 
 
 @struct.dataclass

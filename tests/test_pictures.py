@@ -6,7 +6,15 @@ import pytest
 
 from jaxcv.data.source import COCO_SKELETON, Labels
 from jaxcv.types import Instances
-from jaxcv.viz.pictures import COLOURS, beside, contact_sheet, draw_instances, draw_row
+from jaxcv.viz.pictures import (
+  COLOURS,
+  GLOW,
+  beside,
+  contact_sheet,
+  draw_heatmaps,
+  draw_instances,
+  draw_row,
+)
 
 LABELS = Labels(classes=("disc", "Größe"), category_ids=(1, 2), skeleton=COCO_SKELETON)
 GREY = np.full((400, 500, 3), 100, np.uint8)
@@ -65,6 +73,27 @@ def test_a_row_of_a_batch_is_drawn_without_its_padding():
   row = {"image": np.zeros((500, 600, 3), np.float32), "size": np.array([400, 500])}
   row["image"][:400, :500] = GREY
   np.testing.assert_array_equal(draw_row(row, table, LABELS), draw_instances(GREY, table, LABELS))
+
+
+def test_a_row_that_is_padded_on_all_sides_is_drawn_like_its_photo():
+  boxes = np.array([[10, 10, 90, 90]], np.float32)
+  points = np.full((1, 17, 3), [50, 50, 1], np.float32)
+  table = Instances(boxes, np.array([1]), np.array([True]), keypoints=points)
+  there = table.replace(boxes=boxes + np.array([30, 20, 30, 20], np.float32),
+                        keypoints=points + np.array([30, 20, 0], np.float32))
+  row = {"image": np.zeros((500, 600, 3), np.float32), "size": np.array([400, 500]),
+         "origin": np.array([30, 20])}
+  row["image"][20:420, 30:530] = GREY
+  np.testing.assert_array_equal(draw_row(row, there, LABELS), draw_instances(GREY, table, LABELS))
+
+
+def test_heatmaps_glow_where_they_are_high():
+  maps = np.zeros((10, 10, 2), np.float32)
+  maps[2, 3, 0] = maps[7, 5, 1] = 1
+  picture = draw_heatmaps(np.full((100, 100, 3), 100, np.uint8), maps)
+  assert (np.abs(picture[25, 35].astype(int) - GLOW[0]) < 20).all()
+  assert (np.abs(picture[75, 55].astype(int) - GLOW[1]) < 20).all()
+  assert (picture[50, 80] == 60).all()
 
 
 def test_the_name_of_a_small_object_at_the_top_does_not_hide_it():

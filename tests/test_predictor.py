@@ -17,26 +17,27 @@ from jaxcv.metrics.coco_ap import results, to_photo
 from jaxcv.predictor import Detections, read_photo
 from jaxcv.train.checkpoint import save_weights
 from jaxcv.types import Instances
+from jaxcv.viz.pictures import GLOW
 
 ROOT = Path(__file__).parents[1]
 LABELS = Labels(("dark", "light"), (7, 12), keypoints=("middle",), mirror=(0,), sigmas=(0.1,))
 
 
-def save_model(directory, keypoints=False):
+def save_model(directory, keypoints=False, centre=False):
   """A checkpoint of tests/recipes/bright.py."""
   config = base("recipes.bright")
   config.model = {"keypoints": keypoints}
   config.cache = ""
-  config.data.buckets = ((64, 96), (96, 64))
+  config.data.buckets, config.data.centre = ((64, 96), (96, 64)), centre
   config.data.eval_short_side, config.data.long_side = 64, 96
   weights = {"params": {"head": {"kernel": np.full((1, 1), 0.5, np.float32)}}}
   save_weights(directory, weights, config.to_dict(), LABELS._asdict())
   return directory
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return jaxcv.load(save_model(tmp_path_factory.mktemp("model"), keypoints=True))
+@pytest.fixture(scope="module", params=[False, True], ids=["corner", "centre"])
+def model(tmp_path_factory, request):
+  return jaxcv.load(save_model(tmp_path_factory.mktemp("model"), keypoints=True, centre=request.param))
 
 
 def photo(height, width, box):
@@ -128,6 +129,16 @@ def test_drawing_shows_what_was_predicted(model):
   assert drawn.shape == picture.shape
   assert (drawn[110:180, 110:180] != 255).any(-1).all()  # the fill
   assert (drawn[350:, 400:] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(400, 400), (300, 450), (450, 225)])
+def test_heatmaps_lie_where_the_photo_has_them(model, shape):
+  picture = photo(*shape, (100, 120, 160, 180))
+  found = model.predict(picture, threshold=0.95)  # nothing but the heatmap
+  drawn = model.draw(picture, found, heatmaps=True)
+  assert np.abs(drawn[145:155, 125:135].astype(int) - GLOW[0]).max() < 40
+  assert not drawn[:80].any() and not drawn[:, :60].any() and not drawn[220:].any()
+  np.testing.assert_array_equal(model.draw(picture, found), picture)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8),

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcv.data.mask_crops import MASK_SIDE
 from jaxcv.data.source import Labels, Pictures, Source
-from jaxcv.data.transforms import colour, crop, flip, resize, resized
+from jaxcv.data.transforms import colour, crop, flip, moved, resize, resized, view
 from jaxcv.types import Instances
 
 KEEP = 512 * 2**20  # bytes of decoded or drawn pictures that training keeps in memory
@@ -153,10 +153,19 @@ def prepare_photo(photo: np.ndarray, data: Any) -> dict[str, np.ndarray]:
   example = {"image": photo.astype(np.float32), "instances": {"boxes": np.zeros((0, 4), np.float32)}}
   example = resize(example, *size, data.resize)
   image = np.zeros((1, *bucket, 3), np.float32)
-  image[0, :size[0], :size[1]] = example["image"]
-  return {"image": image, "size": np.array([size], np.int32),
-          "original_size": np.array([[height, width]], np.int32), "real": np.ones(1, bool),
-          "image_id": np.zeros(1, np.int32)}
+  x, y = _origin(bucket, size, data)
+  image[0, y:y + size[0], x:x + size[1]] = example["image"]
+  batch = {"image": image, "size": np.array([size], np.int32),
+           "original_size": np.array([[height, width]], np.int32), "real": np.ones(1, bool),
+           "image_id": np.zeros(1, np.int32)}
+  return batch | ({"origin": np.array([[x, y]], np.int32)} if data.centre else {})
+
+
+def _origin(bucket: tuple[int, int], size: tuple[int, int], data: Any) -> tuple[int, int]:
+  """Where an image's corner lies in its bucket, x and y; halves are cut off as the originals do it."""
+  if not data.centre:
+    return 0, 0
+  return bucket[1] // 2 - size[1] // 2, bucket[0] // 2 - size[0] // 2
 
 
 def bucket_of(sizes: np.ndarray, data: Any, short_sides: Sequence[int]) -> np.ndarray:
@@ -186,13 +195,19 @@ def bucket_of(sizes: np.ndarray, data: Any, short_sides: Sequence[int]) -> np.nd
 
 def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
              bucket: tuple[int, int]) -> dict[str, Any]:
-  """A training example: cropped, resized to a short side drawn at random, flipped, coloured."""
+  """A training example: cropped, resized to a short side drawn at random, flipped, coloured.
+
+  With config.data.view a random window is in place of the crop and the resizing.
+  """
   original = example["image"].shape[:2]
-  example = crop(example, rng, data.crop, data.crop_scale)
-  height, width = example["image"].shape[:2]
-  size = resized(height, width, int(rng.choice(data.short_side)), data.long_side, data.resize)
-  size = _fit(height, width, size, bucket)  # a crop's rounding may cost a pixel
-  example = resize(example, *size, data.resize)
+  if data.view:
+    example = view(example, rng, data.view, bucket)
+  else:
+    example = crop(example, rng, data.crop, data.crop_scale)
+    height, width = example["image"].shape[:2]
+    size = resized(height, width, int(rng.choice(data.short_side)), data.long_side, data.resize)
+    size = _fit(height, width, size, bucket)  # a crop's rounding may cost a pixel
+    example = resize(example, *size, data.resize)
   example = flip(example, rng, data.flip, labels.mirror)
   return colour(example, rng, data.colour) | {"original_size": original}
 
@@ -236,10 +251,16 @@ def _collate(examples: Sequence[dict], bucket: tuple[int, int], data: Any, label
   image = np.zeros((count, *bucket, 3), examples[0]["image"].dtype if examples else np.float32)
   batch = {"image": image, "image_id": np.zeros(count, np.int32), "real": np.arange(count) < len(examples),
            "size": np.ones((count, 2), np.int32), "original_size": np.ones((count, 2), np.int32)}
+  if data.centre:
+    batch["origin"] = np.zeros((count, 2), np.int32)
   tables = _tables(count, data, labels)
   for row, example in enumerate(examples):
     height, width = example["image"].shape[:2]
-    image[row, :height, :width] = example["image"]
+    x, y = _origin(bucket, (height, width), data)
+    image[row, y:y + height, x:x + width] = example["image"]
+    if data.centre:
+      batch["origin"][row] = x, y
+      example = example | {"instances": moved(example["instances"], (x, y))}
     batch["size"][row], batch["original_size"][row] = (height, width), example["original_size"]
     batch["image_id"][row] = example["image_id"]
     instances = overflow(example)

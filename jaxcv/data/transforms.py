@@ -127,7 +127,63 @@ def crop(example: Example, rng: np.random.Generator, probability: float,
   return example | {"image": image, "instances": _cut(instances, int(x), int(y), *map(int, size))}
 
 
-def _cut(instances: dict[str, np.ndarray], x: int, y: int, width: int, height: int) -> dict[str, np.ndarray]:
+# The factors by which CornerNet and CenterNet change an image's scale, and how near to a border, in pixels of
+# the photo, the centre of a window may be.
+VIEW_SCALES = tuple(round(0.1 * n, 1) for n in range(6, 14))
+VIEW_BORDER = 128
+VIEWS = ("cornernet", "centernet")
+
+
+def view(example: Example, rng: np.random.Generator, rule: str, size: tuple[int, int]) -> Example:
+  """A random window of the example, black where it lies outside of it, brought to one size.
+
+  Args:
+    example: any; its image is uint8.
+    rng: the source of the draws.
+    rule: "cornernet": the window is as large as `size` in pixels of the photo, times a factor of VIEW_SCALES;
+      "centernet": as wide as the photo's longer side, times that factor.
+    size: height and width of the result.
+
+  Raises:
+    ValueError: there is no such rule.
+  """
+  if rule not in VIEWS:
+    raise ValueError(f"config.data.view is {rule!r}: it is one of {', '.join(VIEWS)}, or empty")
+  image = example["image"]
+  factor = rng.choice(VIEW_SCALES)
+  width = factor * (size[1] if rule == "cornernet" else max(image.shape[:2]))
+  ratio = size[1] / width
+  centre = np.array([_away_from_border(rng, length) for length in image.shape[1::-1]])
+  corner = centre - np.array(size[::-1]) / ratio / 2
+  instances = dict(example["instances"])
+  instances["boxes"] = (instances["boxes"] * ratio).astype(np.float32)
+  if "keypoints" in instances:
+    instances["keypoints"] = instances["keypoints"] * np.array([ratio, ratio, 1], np.float32)
+  matrix = np.array([[ratio, 0, -ratio * corner[0]], [0, ratio, -ratio * corner[1]]])
+  image = cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR)
+  x, y = (corner * ratio).tolist()
+  return example | {"image": image, "instances": _cut(instances, x, y, size[1], size[0])}
+
+
+def _away_from_border(rng: np.random.Generator, length: int) -> int:
+  """A place on an axis that is VIEW_BORDER away from both ends, or as far as a short axis allows."""
+  border = VIEW_BORDER
+  while length <= 2 * border:
+    border //= 2
+  return int(rng.integers(border, length - border))
+
+
+def moved(instances: dict[str, np.ndarray], by: tuple[int, int]) -> dict[str, np.ndarray]:
+  """The instances with their boxes and labelled keypoints moved by x and y, in pixels."""
+  moved = instances | {"boxes": instances["boxes"] + np.array([*by, *by], np.float32)}
+  if "keypoints" in instances:
+    points = instances["keypoints"]
+    moved["keypoints"] = np.where(points[..., 2:] > 0, points + np.array([*by, 0], np.float32), points)
+  return moved
+
+
+def _cut(instances: dict[str, np.ndarray], x: float, y: float, width: int,
+         height: int) -> dict[str, np.ndarray]:
   """The instances in a window, in its coordinates."""
   whole = instances["boxes"] - np.array([x, y, x, y], np.float32)
   boxes = np.clip(whole, 0, np.array([width, height, width, height], np.float32))

@@ -13,6 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as coco_mask
 
 from jaxcv.data.source import COCO_SIGMAS, Labels
+from jaxcv.ops.boxes import shifted
 from jaxcv.ops.masks import paste_mask_torchvision
 from jaxcv.types import Batch, Instances, Metric
 
@@ -41,8 +42,11 @@ def detection_rows(predictions: Instances, batch: Batch) -> dict[str, Any]:
 
   Args:
     predictions: detections in pixels of the padded image, with or without the leading axis B.
-    batch: image_id, size and original_size are used.
+    batch: image_id, size, original_size and, if it is there, origin are used.
   """
+  predictions = predictions.replace(heatmaps=None)
+  if "origin" in batch:
+    predictions = shifted(predictions, -batch["origin"])
   return {"image_id": batch["image_id"], "size": batch["size"], "original_size": batch["original_size"],
           "detections": predictions}
 

@@ -9,8 +9,9 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-Array = jax.Array
+from jaxcv.types import Array, Instances
 
 LOG_SIZE_CLAMP = math.log(1000 / 16)  # decoded boxes grow at most 62.5-fold (Detectron)
 LARGEST = 2.0**14  # pixels; no image is larger
@@ -219,6 +220,20 @@ def to_xywh(boxes: Array) -> Array:
 def from_xywh(boxes: Array) -> Array:
   """Corner and sides x1 y1 w h [..., 4], COCO's format, as corners x1 y1 x2 y2 [..., 4]."""
   return jnp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
+def shifted(instances: Instances, by: Array) -> Instances:
+  """The instances with their boxes, frames and keypoints moved.
+
+  Args:
+    instances: with or without the leading axis B; numpy stays numpy.
+    by: [2] or [B, 2], x and y in pixels.
+  """
+  move = lambda boxes: None if boxes is None else boxes + by[..., None, np.array([0, 1, 0, 1])]
+  points = instances.keypoints
+  if points is not None:
+    points = points + by[..., None, None, np.array([0, 1, 1])] * np.array([1, 1, 0], np.float32)
+  return instances.replace(boxes=move(instances.boxes), frames=move(instances.frames), keypoints=points)
 
 
 def _centre_and_side(boxes: Array) -> tuple[Array, Array]:

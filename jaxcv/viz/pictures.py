@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from jaxcv.ops.boxes import shifted
+
 SMALLEST = 360  # longer side in pixels below which an image is enlarged, so that text can be read
 FIELDS = ("boxes", "classes", "valid", "scores", "crowd", "masks", "keypoints")  # of Instances, drawn
 PAPER, INK = (250, 250, 250), (30, 30, 30)
@@ -13,6 +15,8 @@ PAPER, INK = (250, 250, 250), (30, 30, 30)
 COLOURS = ((255, 59, 72), (0, 168, 255), (255, 196, 0), (155, 89, 255), (0, 200, 110), (255, 120, 0),
            (0, 214, 214), (255, 70, 190), (150, 210, 0), (70, 100, 255), (200, 130, 70), (255, 140, 140),
            (0, 140, 140), (190, 60, 120), (120, 190, 255), (180, 160, 0))
+GLOW = ((255, 210, 40), (60, 200, 255), (255, 90, 200))  # of heatmaps
+DENSE = 30  # keypoints of one object above which dots are small
 
 
 class _Shape(NamedTuple):
@@ -63,6 +67,22 @@ def draw_instances(image: np.ndarray, instances: Any, labels: Any, threshold: fl
   return canvas
 
 
+def draw_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
+  """The image, darkened, with its heatmaps glowing on it, each in its own colour. [H, W, 3] uint8.
+
+  Args:
+    image: [H, W, 3] RGB in 0..255.
+    heatmaps: [h, w, D] in 0..1, which cover the image.
+  """
+  height, width = image.shape[:2]
+  maps = cv2.resize(np.asarray(heatmaps, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+  picture = 0.6 * np.asarray(image, np.float32)
+  for heat, colour in zip(np.moveaxis(maps.reshape(height, width, -1), -1, 0), GLOW, strict=False):
+    share = np.clip(heat, 0, 1)[..., None]
+    picture = (1 - share) * picture + share * np.array(colour, np.float32)
+  return np.rint(picture).astype(np.uint8)
+
+
 def draw_classes(image: np.ndarray, names: Sequence[str], scores: Sequence[float],
                  truth: str = "") -> np.ndarray:
   """The image with its likeliest classes and their probabilities below. [H', W', 3] uint8.
@@ -87,13 +107,17 @@ def draw_row(row: Mapping[str, Any], instances: Any, labels: Any, threshold: flo
   """`draw_instances` on a row of a batch, without its padding: a detector's Recipe.draw. [H', W', 3] uint8.
 
   Args:
-    row: image [H, W, 3]; size [2], height and width of its valid part, if it is padded.
+    row: image [H, W, 3]; size [2], height and width of its valid part, if it is padded; origin [2], x and y
+      of that part's corner, if it is not at the top left.
     instances: predictions or ground truth of the row.
     labels: data.source.Labels.
     threshold: instances with a lower score are not drawn.
   """
   height, width = row["size"] if "size" in row else row["image"].shape[:2]
-  return draw_instances(np.asarray(row["image"])[:height, :width], instances, labels, threshold)
+  x, y = row.get("origin", (0, 0))
+  if x or y:
+    instances = shifted(instances, -np.asarray(row["origin"]))
+  return draw_instances(np.asarray(row["image"])[y:y + height, x:x + width], instances, labels, threshold)
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int,
@@ -204,18 +228,19 @@ def _skeleton(canvas: np.ndarray, points: np.ndarray, bones: Sequence[tuple[int,
   """Draws bones and joints [K, 3]; joints that ground truth calls hidden are rings."""
   seen = (points[:, 2] > 0) & np.isfinite(points).all(-1)
   pale = tuple(round(0.55 * c + 0.45 * 255) for c in colour)
-  for ink, thick in ((INK, 2 * line + 2), (pale, 2 * line)):  # a dark edge keeps bones apart from fills
+  dot = line if len(points) > DENSE else 2 * line
+  for ink, thick in ((INK, dot + 2), (pale, dot)):  # a dark edge keeps bones apart from fills
     for a, b in bones:
       if seen[a] and seen[b]:
         _polyline(canvas, [points[a, :2], points[b, :2]], ink, thick, closed=False)
   limit = 4.0 * max(canvas.shape[:2])
   for x, y, v in points[seen]:
     centre = [round(16 * float(np.clip(c - 0.5, -limit, limit))) for c in (x, y)]
-    cv2.circle(canvas, centre, round(16 * (2 * line + 1)), INK, -1, cv2.LINE_AA, shift=4)
+    cv2.circle(canvas, centre, round(16 * (dot + 1)), INK, -1, cv2.LINE_AA, shift=4)
     inner = colour if truth and v < 2 else (255, 255, 255)
-    cv2.circle(canvas, centre, round(16 * 2 * line), inner, -1, cv2.LINE_AA, shift=4)
+    cv2.circle(canvas, centre, round(16 * dot), inner, -1, cv2.LINE_AA, shift=4)
     if truth and v < 2:
-      cv2.circle(canvas, centre, round(16 * line), INK, -1, cv2.LINE_AA, shift=4)
+      cv2.circle(canvas, centre, round(8 * dot), INK, -1, cv2.LINE_AA, shift=4)
 
 
 def _name(table: dict[str, np.ndarray], i: int, labels: Any) -> str:

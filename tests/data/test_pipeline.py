@@ -10,6 +10,7 @@ import pytest
 from jaxcv.config import base, pictures
 from jaxcv.data.pipeline import bucket_of, eval_batches, prepare_photo, train_batches
 from jaxcv.data.source import COCO_KEYPOINTS, Labels, keypoint_labels
+from jaxcv.ops.boxes import shifted
 
 
 class Drawn:
@@ -140,6 +141,28 @@ def test_prepared_photo_is_a_row_of_evaluation(data):
       assert set(prepared) == set(batch) - {"instances"}
       for name in ("image", "size", "original_size", "real"):
         assert (prepared[name][0] == batch[name][row]).all(), name
+
+
+def test_padding_on_all_sides(data):
+  """Everything that is there with the padding at the right and at the bottom, moved by `origin`."""
+  corner = list(eval_batches(Drawn(), data))
+  data.centre = True
+  for at, batch in zip(corner, eval_batches(Drawn(), data), strict=True):
+    for row in np.flatnonzero(batch["real"]):
+      (height, width), (x, y) = batch["size"][row], batch["origin"][row]
+      assert (x, y) == (batch["image"].shape[2] // 2 - width // 2, batch["image"].shape[1] // 2 - height // 2)
+      np.testing.assert_array_equal(batch["image"][row, y:y + height, x:x + width],
+                                    at["image"][row, :height, :width])
+      assert batch["image"][row].sum() == at["image"][row].sum()  # nothing else
+    back = shifted(batch["instances"], -batch["origin"])
+    valid = at["instances"].valid
+    np.testing.assert_allclose(back.boxes[valid], at["instances"].boxes[valid], atol=1e-4)
+    seen = at["instances"].keypoints[valid][..., 2] > 0
+    np.testing.assert_allclose(back.keypoints[valid][seen], at["instances"].keypoints[valid][seen], atol=1e-4)
+  photo = Drawn()[1]["image"]
+  row = prepare_photo(photo, data)
+  (height, width), (x, y) = row["size"][0], row["origin"][0]
+  assert row["image"][0, y:y + height, x:x + width].sum() == row["image"].sum() > 0
 
 
 def test_a_photo_of_any_shape_is_prepared(data):

@@ -8,7 +8,7 @@ import pytest
 
 from jaxcv.data.mask_crops import crop_mask
 from jaxcv.data.source import COCO_MIRROR
-from jaxcv.data.transforms import colour, crop, flip, resize, resized
+from jaxcv.data.transforms import VIEW_SCALES, colour, crop, flip, resize, resized, view
 
 
 def make_example(seed=0, height=60, width=80):
@@ -182,3 +182,32 @@ def test_transforms_are_pure(transform):
     assert (a["image"] == b["image"]).all()
     for name in a["instances"]:
       assert (a["instances"][name] == b["instances"][name]).all()
+
+
+@pytest.mark.parametrize(("rule", "whole"), [("cornernet", 96), ("centernet", 160)])
+def test_a_view_is_a_window_in_which_everything_moves_together(rule, whole):
+  image = np.zeros((120, 160, 3), np.uint8)
+  image[40:70, 60:100] = 200
+  point = np.array([[[80, 55, 2], [0, 0, 0]]], np.float32)
+  example = {"image": image, "instances": {
+      "boxes": np.array([[60, 40, 100, 70]], np.float32), "classes": np.zeros(1, np.int32),
+      "crowd": np.zeros(1, bool), "keypoints": point}}
+  seen, ratios = 0, set()
+  for seed in range(40):
+    got = view(example, np.random.default_rng(seed), rule, (96, 96))
+    assert got["image"].shape == (96, 96, 3)
+    if not len(got["instances"]["boxes"]):
+      continue
+    x1, y1, x2, y2 = got["instances"]["boxes"][0]
+    bright = box_of(got["image"][..., 0] > 100)
+    assert np.abs(np.array([x1, y1, x2, y2]) - bright).max() <= 1.5
+    if x1 > 0 and x2 < 96 and y1 > 0 and y2 < 96:  # the whole box
+      seen += 1
+      ratios.add(round(float(96 / ((x2 - x1) / 40) / whole), 2))
+      np.testing.assert_allclose(got["instances"]["keypoints"][0, 0], [(x1 + x2) / 2, (y1 + y2) / 2, 2],
+                                 rtol=1e-5)
+      assert (got["instances"]["keypoints"][0, 1] == 0).all()
+  assert seen > 10
+  assert len(ratios) > 4 and ratios <= set(VIEW_SCALES)
+  with pytest.raises(ValueError, match="config.data.view is 'yolo'"):
+    view(example, np.random.default_rng(0), "yolo", (96, 96))

@@ -49,7 +49,8 @@ def predict(net, batch, rng):
       boxes=jnp.stack([box, whole, whole], 1), classes=jnp.broadcast_to(jnp.array([1, 0, 0]), (len(box), 3)),
       valid=jnp.broadcast_to(jnp.array([True, True, False]), (len(box), 3)),
       scores=jnp.stack([strong, 0 * strong + 0.2, strong], 1), masks=jnp.ones((len(box), 3, 28, 28)),
-      keypoints=_middle(jnp.stack([box, whole, whole], 1)) if net.keypoints else None)
+      keypoints=_middle(jnp.stack([box, whole, whole], 1)) if net.keypoints else None,
+      heatmaps=bright[:, ::4, ::4, None].astype(jnp.float32) if net.keypoints else None)
 
 
 def _middle(boxes):
