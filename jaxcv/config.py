@@ -31,7 +31,7 @@ def base(recipe: str) -> config_dict.ConfigDict:
           batch_size=16, eval_batch_size=16,  # of all devices together
           buckets=((128, 128),),  # (height, width): one compilation for each
           short_side=(128,), eval_short_side=128, long_side=128,  # training draws one of the short sides
-          resize="torchvision",  # or "detectron2": how photos are resized and sizes rounded
+          resize="torchvision",  # or "detectron2": how sizes are rounded; or "keep": no resizing
           flip=0.5,  # probability of a mirror image
           view="",  # "cornernet" or "centernet": their random windows in place of resizing and crop
           centre=False,  # pad on all sides, not at the right and at the bottom alone
@@ -79,6 +79,30 @@ def pictures(**changes: Any) -> config_dict.ConfigDict:
       flip=0.5,  # probability of a mirror image
       colour=0.0,  # strength of random brightness, contrast, saturation and hue
       on_bad="error",  # or "skip": leave bad pictures out, and count them
+      threads=4,
+  )
+  if unknown := set(changes) - set(fields):
+    raise ValueError(f"config.data has no field {sorted(unknown)}; it has {sorted(fields)}")
+  return config_dict.ConfigDict(fields | changes)
+
+
+def points(**changes: Any) -> config_dict.ConfigDict:
+  """config.data of the recipes that find the points of one face or person in a crop, with `changes`."""
+  unset = config_dict.placeholder
+  fields = dict(
+      source="faces",  # see data.source.OPENERS
+      dir="~/.cache/jaxcv/data",  # where embedded and prepared TFDS sets live
+      name=unset(str),  # of a TFDS set
+      images=unset(str), annotations=unset(str),  # folder of photos, and the file or folder of their points
+      val_images=unset(str), val_annotations=unset(str),  # and for evaluation
+      train_size=2000, val_size=200,  # embedded sets: how many pictures are drawn
+      batch_size=16, eval_batch_size=16,  # of all devices together
+      side=64,  # of the square crops in pixels
+      augment="uniform",  # law of random windows: "uniform", or of hourglass "princeton", "lua", "bearpaw"
+      rotate=20.0, zoom=0.15, shift=0.05,  # how strong: degrees, part of the window's side, likewise
+      flip=0.5,  # probability of a mirror image
+      colour=0.3,  # strength of random brightness, contrast, saturation and hue
+      on_bad="error",  # or "skip": leave bad photos and annotations out, and count them
       threads=4,
   )
   if unknown := set(changes) - set(fields):

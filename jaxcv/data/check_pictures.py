@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from jaxcv.data.check_points import draw_crop, point_figures, point_lines, point_notes
 from jaxcv.data.images import read_bytes
 from jaxcv.data.picture_files import CONVERSIONS, conversion
+from jaxcv.data.points import PointCrops
 from jaxcv.data.source import Pictures, open_source
 
 SHOWN = 12  # rows of a split on the contact sheet
@@ -24,7 +26,8 @@ class Findings(NamedTuple):
   Attributes:
     faults: one line each, with file and remedy.
     notes: what is converted, and what may be meant so but often is a mistake.
-    figures: examples; files, domain -> number; smallest, largest: [height, width] by area.
+    figures: examples; files, domain -> number; smallest, largest: [height, width] by area, or of crops with
+      points data.check_points.point_figures.
     rows: pictures for a contact sheet, the pictures of a row side by side.
     digests: of the files' bytes -> a file that has them.
   """
@@ -38,6 +41,8 @@ class Findings(NamedTuple):
 
 def check_pictures(data: Any, split: str) -> Findings:
   """Reads every picture of a split of a data.source.Pictures and says all that is wrong.
+
+  Of crops with points (data.points), their points are drawn and counted, too.
 
   Args:
     data: config.data.
@@ -53,18 +58,22 @@ def check_pictures(data: Any, split: str) -> Findings:
   files = source.paths() if hasattr(source, "paths") else {}
   paths = [path for domain in files.values() for path in domain]
   figures = {"examples": len(source), "files": {name: len(domain) for name, domain in files.items()}}
-  if sizes:
+  if crops := isinstance(source, PointCrops):
+    figures |= point_figures(source)
+  elif sizes:
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     figures |= {"smallest": list(by_area[0]), "largest": list(by_area[-1])}
   good = [index for index in range(len(source)) if index not in broken]
-  notes = _conversions(paths, data.threads) + _notes(source, data, files, sizes)
+  odd = point_notes(source, data.side) if crops else _notes(source, data, files, sizes)
+  notes = _conversions(paths, data.threads) + odd
   digests = {hashlib.sha256(read_bytes(path)).digest(): path for path in paths}
   if len(digests) < len(paths):
     notes.append(f"{len(paths) - len(digests)} of {len(paths)} files are copies of others")
   shown = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, SHOWN).astype(int))] if good else []
   if data.source == "pairs" and shown:
     notes += _direction([source[index] for index in shown], data.direction)
-  rows = [_side_by_side(_row(source, split, index)) for index in shown]
+  rows = [_row(source, split, index) for index in shown]
+  rows = [draw_crop(row, source.labels) if crops else _side_by_side(row) for row in rows]
   return Findings(list(getattr(source, "faults", ())) + list(broken.values()), notes, figures, rows, digests)
 
 
@@ -76,6 +85,8 @@ def leaks(train: Findings, val: Findings) -> list[str]:
 
 def figure_lines(figures: dict[str, Any]) -> list[str]:
   """The figures in words."""
+  if "points" in figures:
+    return point_lines(figures)
   files = ", ".join(f"{count} {name}" for name, count in figures["files"].items())
   lines = [f"{figures['examples']} examples" + f", of files: {files}" * bool(files)]
   if "smallest" in figures:

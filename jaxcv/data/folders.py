@@ -113,15 +113,7 @@ def open_coco(data: Any, split: str) -> CocoFolder:
     OSError: a file or folder is missing or broken.
   """
   path, folder = coco_paths(data, split)
-  found = read_annotations(path, folder, data.masks, data.keypoints)
-  broken = {}
-  if data.on_bad == "skip" or len(found.images) <= FEW:
-    broken = photo_faults(found.images, folder, data.threads)
-  found = found._replace(images={key: image for key, image in found.images.items() if key not in broken})
-  objects = sum(len(found.objects[key]) for key in found.images)
-  images, annotations = found.listed
-  used = f"{path}: {len(found.images)} of {images} images, {objects} of {annotations} annotations are used"
-  report_faults(found.faults + list(broken.values()), data.on_bad, used)
+  found = read_checked(data, path, folder, data.masks, data.keypoints)
   source = CocoFolder(found, folder, data.masks, data.keypoints, data.filter_empty and split == "train")
   if not any(source.objects[image["id"]] for image in source.images):
     raise ValueError(f"{path}: the split is empty, no image has an object. Choose another file.")
@@ -129,6 +121,32 @@ def open_coco(data: Any, split: str) -> CocoFolder:
     log.info("%d of %d images of %s have no object and are left out of training (config.data.filter_empty).",
              len(found.images) - len(source), len(found.images), path)
   return source
+
+
+def read_checked(data: Any, path: str, folder: str, masks: bool, keypoints: bool) -> Annotations:
+  """The good annotations of a COCO-format file, whose photos can be read; see `open_coco`.
+
+  Args:
+    data: config.data: on_bad and threads are used.
+    path: of the file.
+    folder: of the photos.
+    masks: whether every annotation needs one.
+    keypoints: whether they are read.
+
+  Raises:
+    ValueError, OSError: as `open_coco`.
+  """
+  found = read_annotations(path, folder, masks, keypoints)
+  broken = {}
+  if data.on_bad == "skip" or len(found.images) <= FEW:
+    broken = photo_faults(found.images, folder, data.threads)
+  found = found._replace(images={key: image for key, image in found.images.items() if key not in broken},
+                         faults=found.faults + list(broken.values()))
+  objects = sum(len(found.objects[key]) for key in found.images)
+  images, annotations = found.listed
+  used = f"{path}: {len(found.images)} of {images} images, {objects} of {annotations} annotations are used"
+  report_faults(found.faults, data.on_bad, used)
+  return found
 
 
 def coco_paths(data: Any, split: str) -> tuple[str, str]:

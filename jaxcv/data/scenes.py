@@ -10,9 +10,9 @@ again alone, and train and val share none. What a record holds follows from TFDS
 built without TensorFlow: images are given as encoded bytes, sequences are flat, masks are run-length codes.
 
 Other tasks are to be further configs of the same builder over the same renderer (scenes_render.py): clips
-(plans that move, with track ids per frame), faces (the head of a figure, close, with landmarks), UV (a second
-colour of the figure's sprite), pairs (a picture and its panoptic map, or two paints of one plan). A config
-adds features; those that are here stay.
+(plans that move, with track ids per frame), UV (a second colour of the figure's sprite), pairs (a picture and
+its panoptic map, or two paints of one plan). A config adds features; those that are here stay. Faces are
+another set (faces.py).
 """
 
 import contextlib
@@ -129,7 +129,13 @@ def _encode(scene: Scene, index: int) -> dict[str, Any]:
 
 
 def prepare_scenes(config: ScenesConfig, directory: str | Path) -> Scenes:
-  """The builder of a set that lies ready in `directory`; draws it if it does not yet.
+  """The builder of the scenes that lie ready in `directory`; see `prepare_drawn`."""
+  return prepare_drawn(Scenes, config, directory)
+
+
+def prepare_drawn(builder_class: type[tfds.core.GeneratorBasedBuilder], config: tfds.core.BuilderConfig,
+                  directory: str | Path) -> Any:
+  """The builder of a drawn set that lies ready in `directory`; draws it if it does not yet.
 
   TFDS writes into a folder of another name and renames that when all is there, so a preparation that was
   killed is never taken for a set. Of several processes on one machine one draws and the others wait.
@@ -138,7 +144,7 @@ def prepare_scenes(config: ScenesConfig, directory: str | Path) -> Scenes:
     OSError: the directory cannot be written.
   """
   directory = Path(directory).expanduser()
-  make = lambda: Scenes(config=config, data_dir=str(directory), file_format="array_record")
+  make = lambda: builder_class(config=config, data_dir=str(directory), file_format="array_record")
   with _quiet():
     builder = make()
     folder = Path(builder.data_dir)
@@ -146,7 +152,7 @@ def prepare_scenes(config: ScenesConfig, directory: str | Path) -> Scenes:
       return builder
     try:
       directory.mkdir(parents=True, exist_ok=True)
-      with open(directory / "scenes.lock", "w") as lock:
+      with open(directory / f"{builder_class.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         builder = make()  # by now another process may have drawn them
         for left_over in folder.parent.glob(f"incomplete.*_{folder.name}"):  # killed
@@ -154,7 +160,7 @@ def prepare_scenes(config: ScenesConfig, directory: str | Path) -> Scenes:
         with tempfile.TemporaryDirectory() as downloads:  # there are none, but TFDS wants the folder
           builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
-      raise OSError(f"The scenes cannot be prepared in {directory}: {error.strerror or error}. "
+      raise OSError(f"The {builder_class.name} cannot be prepared in {directory}: {error.strerror or error}. "
                     "Make room there, or give another folder as config.data.dir.") from None
   return builder
 

@@ -280,6 +280,25 @@ def pose_person(rng: np.random.Generator) -> np.ndarray:
   return points @ np.diag([rng.uniform(0.9, 1.15), 1]) @ _turn(lean).T
 
 
+def head_box(keypoints: np.ndarray) -> np.ndarray | None:
+  """The box of a figure's head as it is drawn: [4] x1 y1 x2 y2; None if ears, shoulders or hips are absent.
+
+  The distance of the shoulders' middle from the hips' is that of a figure's height in every pose.
+
+  Args:
+    keypoints: [17, 3] x, y, visibility.
+  """
+  if (keypoints[[3, 4, 5, 6, 11, 12], 2] == 0).any():
+    return None
+  points = keypoints[:, :2].astype(np.float64)
+  height = np.hypot(*(points[5:7].mean(0) - points[11:13].mean(0))) / (_HIPS[1] - _SHOULDERS[1])
+  ears = points[3:5]
+  tilt = np.arctan2(*(ears[0] - ears[1])[::-1])
+  cos, sin = np.cos(tilt), np.sin(tilt)
+  radii = height * np.sqrt(np.square(_HEAD * [[cos, sin], [sin, cos]]).sum(1))
+  return np.concatenate([ears.mean(0) - radii, ears.mean(0) + radii])
+
+
 def _draw_person(rng: np.random.Generator, centre: np.ndarray, size: float, paint: Paint,
                  trousers: Paint) -> Sprite:
   """A figure whose box has about the given centre and longer side, with its keypoints."""

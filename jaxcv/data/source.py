@@ -33,6 +33,12 @@ OPENERS = {
     "pairs": "pairs:open_pairs",  # aligned pictures of two domains
     "unpaired": "unpaired:open_unpaired",  # pictures of two domains
     "photos": "photos:open_photos",
+    "faces": "faces:open_faces",  # embedded: one face each, with 68 points
+    "landmark_files": "landmark_files:open_landmarks",  # faces of CSV, .pts, dlib's XML or WFLW's lists
+    "persons": "persons:open_persons",  # embedded: one figure each, with COCO's 17 keypoints
+    "coco_persons": "persons:open_coco_persons",  # persons of a COCO keypoints file
+    "mpii": "mpii:open_mpii",
+    "tfds_points": "catalog_points:open_catalog_points",  # the300w_lp and flic of the TFDS catalog
 }
 
 COCO_KEYPOINTS = (

@@ -1,10 +1,21 @@
-"""Affine crops: a window of an image, upright or turned, brought to a network's input; and points back."""
+"""Affine crops: a window of an image, upright or turned, brought to a network's input; and points back.
+
+Of numpy's arrays and of jax's, the result is of the same kind.
+"""
+
+from typing import Any
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.types import Array
+
+
+def _numbers_of(*arrays: Array | np.ndarray) -> Any:
+  """The module for these arrays: numpy where batches are made, for jax's calls take longer, or jax's."""
+  return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
 def crop_transform(centre: Array, side: Array, rotation: Array, output: Array) -> Array:
@@ -19,25 +30,28 @@ def crop_transform(centre: Array, side: Array, rotation: Array, output: Array) -
   Returns:
     [..., 2, 3] float32, matrix @ (x, y, 1) in the image = x, y in the output.
   """
-  scale, angle = output[..., 0] / side, jnp.deg2rad(rotation)
-  cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
-  turn = jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)
-  shift = output / 2 - jnp.einsum("...ij,...j->...i", turn, centre)
-  return jnp.concatenate([turn, shift[..., None]], -1).astype(jnp.float32)
+  xp = _numbers_of(centre, side, rotation, output)
+  scale, angle = output[..., 0] / side, xp.deg2rad(rotation)
+  cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
+  turn = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
+  shift = output / 2 - xp.einsum("...ij,...j->...i", turn, centre)
+  return xp.concatenate([turn, shift[..., None]], -1).astype(xp.float32)
 
 
 def invert_transform(matrix: Array) -> Array:
   """The way back of similarities [..., 2, 3]."""
+  xp = _numbers_of(matrix)
   cos, sin = matrix[..., 0, 0], matrix[..., 0, 1]
-  turn = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2) / (
+  turn = xp.stack([xp.stack([cos, -sin], -1), xp.stack([sin, cos], -1)], -2) / (
       cos**2 + sin**2)[..., None, None]
-  shift = -jnp.einsum("...ij,...j->...i", turn, matrix[..., 2])
-  return jnp.concatenate([turn, shift[..., None]], -1)
+  shift = -xp.einsum("...ij,...j->...i", turn, matrix[..., 2])
+  return xp.concatenate([turn, shift[..., None]], -1)
 
 
 def transform_points(points: Array, matrix: Array) -> Array:
   """Points [..., N, 2] by matrices [..., 2, 3]."""
-  return jnp.einsum("...ij,...nj->...ni", matrix[..., :2], points) + matrix[..., None, :, 2]
+  xp = _numbers_of(points, matrix)
+  return xp.einsum("...ij,...nj->...ni", matrix[..., :2], points) + matrix[..., None, :, 2]
 
 
 def warp_image(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
