@@ -27,7 +27,7 @@ def worlds(config):
   config.model = module_fields(CycleGAN, features=12, blocks=6, disc_features=16, disc_layers=2)
   config.data = pictures(source="unpaired", train_size=1000, val_size=100, side=64, load_side=64,
                          batch_size=1, eval_batch_size=20)
-  adam(config, learning_rate=5e-4, steps=3000)
+  adam(config, learning_rate=5e-4, steps=4000)
   config.train.update(eval_every=1500, checkpoint_every=1000)
 
 

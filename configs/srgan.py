@@ -39,7 +39,7 @@ def gan(config):
   config.model = module_fields(SRGAN, **SMALL | dict(
       pixel_weight=0.01, judge="convolutional", judge_features=16, adversarial_weight=5e-3,
       loss_network="scenes", content=("conv3_3",), content_distance="l1", content_weight=1.0))
-  adam(config, GAME, 2e-4, 1000, schedule="cosine")
+  adam(config, GAME, 2e-4, 1500, schedule="cosine")
   config.train.update(eval_every=500, checkpoint_every=500, best="")
   config.start.path = "runs/srgan"
   config.start.groups = ("generator",)
