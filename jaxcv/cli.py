@@ -30,10 +30,12 @@ STYLISE = """Gatys, Ecker and Bethge's method: L-BFGS on the pixels, minutes for
 without training. A transform net, which paints a photo at once, is trained by configs/style_transfer.py and
 used by predict."""
 CONVERT = f"""Flavours: mask_rcnn and keypoint_rcnn: torchvision, detectron2; resnet, mobilenet, classifier:
-torchvision; vgg: torchvision, keras; cgan, pix2pix: pytorch; cyclegan: pytorch (a generator, or all four
-networks), or G_A, G_B, D_A, D_B for which one the file holds; srgan: leftthomas, sgrvinod, basicsr,
-realesrgan_ncnn; style_transfer: pytorch, deeplearnjs. Nothing in FILE is ever executed; every key is used or
-named. {OVERRIDE} that is made for the weights, e.g. --config.data.eval_short_side=600."""
+torchvision; hourglass: princeton, bearpaw, fan; cornernet: princeton; centernet_triplets: duankaiwen;
+centernet: xingyizhou, dla_imagenet; vgg: torchvision, keras; cgan, pix2pix: pytorch; cyclegan: pytorch (a
+generator, or all four networks), or G_A, G_B, D_A, D_B for which one the file holds; srgan: leftthomas,
+sgrvinod, basicsr, realesrgan_ncnn; style_transfer: pytorch, deeplearnjs. Nothing in FILE is ever executed;
+every key is used or named. {OVERRIDE} that is made for the weights, e.g.
+--config.data.eval_short_side=600."""
 CHECK = f"""Every image and annotation is read. {OVERRIDE}, e.g. --config.data.keypoints=True, which checks
 those too."""
 

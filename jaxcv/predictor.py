@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxcv.config import base, pictures
+from jaxcv.config import base, pictures, points
 from jaxcv.data.images import read_image
 from jaxcv.data.pipeline import prepare_photo
 from jaxcv.data.source import Labels
@@ -90,6 +90,8 @@ def stored_config(weights: Weights) -> ml_collections.ConfigDict:
   with config.unlocked():
     if "load_side" in weights.config.get("data", {}):
       config.data = pictures()
+    elif "zoom" in weights.config.get("data", {}):
+      config.data = points()
     config.update(_tuples(weights.config))
   return config
 

@@ -40,6 +40,18 @@ def detection_batch(rows: int, side: int, classes: int, *, keypoints: int = 0, m
           "instances": instances}
 
 
+def points_batch(rows: int, side: int, joints: int, seed: int = 0) -> dict[str, Any]:
+  """A batch of noise, each crop with points; row 0 has none that is labelled."""
+  rng = np.random.default_rng(seed)
+  seen = np.where(np.arange(rows)[:, None] == 0, 0, rng.integers(0, 3, (rows, joints)))
+  points = np.where(seen[..., None] > 0, rng.uniform(0, side - 1, (rows, joints, 2)), 0)
+  size = np.full((rows, 2), side, np.int32)
+  return {"image": rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8), "size": size,
+          "original_size": size, "real": np.ones(rows, bool), "image_id": np.arange(rows, dtype=np.int32),
+          "keypoints": np.concatenate([points, seen[..., None]], -1).astype(np.float32),
+          "unit": np.full(rows, side / 2, np.float32)}
+
+
 def with_garbage(batch: dict[str, Any]) -> dict[str, Any]:
   """The same batch with nonsense in the slots that are not valid; boxes also NaN."""
   instances = batch["instances"]

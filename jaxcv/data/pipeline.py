@@ -60,7 +60,8 @@ def train_batches(source: Source, data: Any, seed: int, start: int = 0, host: in
   if isinstance(source, Pictures):
     augment = lambda example, rng: _with_id(source.augment(example, rng), example)
     return _stream(shuffled(_Kept(source, KEEP), augment, _stack), data.threads, start)
-  buckets = bucket_of(source.sizes(), data, data.short_side)
+  # A window is always of the first bucket's size; the others are for whole photos, in evaluation.
+  buckets = np.zeros(len(source), int) if data.view else bucket_of(source.sizes(), data, data.short_side)
   overflow = _Overflow(data.max_instances)
   parts, weights = [], []
   for number, bucket in enumerate(data.buckets):

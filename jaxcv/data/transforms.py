@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 Example = dict[str, Any]
-RULES = "torchvision", "detectron2"  # of resizing, config.data.resize
+RULES = "torchvision", "detectron2", "keep"  # of resizing, config.data.resize
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # RGB to YIQ (NTSC), in which a change of hue is a rotation of I and Q.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -21,7 +21,8 @@ def resized(height: int, width: int, short: int, long: int, rule: str = "torchvi
   """The size after the shorter side was brought to `short`, unless the longer would exceed `long`.
 
   In double precision and rounded down, as torchvision does since 0.16 (before, in float32, 427 x 640 became
-  799 x 1199 for (800, 1333) in place of 800 x 1199). detectron2 rounds to the nearest.
+  799 x 1199 for (800, 1333) in place of 800 x 1199). detectron2 rounds to the nearest. By the rule "keep" it
+  is the photo's own size.
 
   Args:
     height: of the photo.
@@ -38,6 +39,8 @@ def resized(height: int, width: int, short: int, long: int, rule: str = "torchvi
   """
   if rule not in RULES:
     raise ValueError(f"config.data.resize is {rule!r}: it is one of {', '.join(RULES)}")
+  if rule == "keep":
+    return height, width
   half = {"torchvision": 0.0, "detectron2": 0.5}[rule]
   scale = min(short / min(height, width), long / max(height, width))
   return max(1, int(height * scale + half)), max(1, int(width * scale + half))

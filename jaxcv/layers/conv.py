@@ -168,6 +168,18 @@ def _overlap_add_bwd(grow: Grow, saved: tuple[Array, Array], grad: Array) -> tup
 _overlap_add.defvjp(_overlap_add_fwd, _overlap_add_bwd)
 
 
+def _depthwise_up(x: Array, kernel: Array, grow: Grow) -> Array:
+  """A depthwise transposed convolution, kernel [size, size, D]: a sum of shifted products for each phase."""
+  reach = -(-kernel.shape[0] // grow[0])
+  padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+
+  def phase(rows, columns, high, wide):
+    return sum(padded[:, reach + di:reach + di + high, reach + dj:reach + dj + wide] * kernel[i, j]
+               for di, i in rows for dj, j in columns)
+
+  return _interleave(x, kernel.shape[0], x.shape[-1], grow, phase)
+
+
 def reflect_pad(x: Array, padding: int) -> Array:
   """Maps [B, H, W, D] with `padding` mirrored pixels on each side; the edge itself is not repeated."""
   return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
@@ -186,6 +198,7 @@ class Conv(nn.Module):
     bias: whether to add a bias.
     reflect: the padding mirrors the map (the edge is not repeated) instead of being zero.
     kernel_init: initialiser of the kernel [size, size, channels / groups, features].
+    bias_init: initialiser of the bias.
     dtype: of the computation; parameters are float32.
   """
 
@@ -198,6 +211,7 @@ class Conv(nn.Module):
   bias: bool = True
   reflect: bool = False
   kernel_init: Callable = he_normal_out
+  bias_init: Callable = nn.initializers.zeros
   dtype: str = "float32"
 
   @nn.compact
@@ -232,7 +246,7 @@ class Conv(nn.Module):
     else:
       y = _convolve(x, kernel, self.stride, padding, self.groups, self.dilation)
     if self.bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
     return y
 
 
@@ -248,8 +262,9 @@ class ConvTranspose(nn.Module):
     size: side of the kernel, at least the stride.
     stride: growth of the map.
     padding: PyTorch's padding.
+    groups: 1, or the number of channels, which is then that of features, for a depthwise one.
     bias: whether to add a bias.
-    kernel_init: initialiser of the kernel [size, size, channels, features], in PyTorch's orientation.
+    kernel_init: initialiser of the kernel [size, size, channels, features / groups], oriented as PyTorch's.
     in_order: false leaves the outputs of an input together, [B, H, W, stride, stride, features], where
       size and stride are equal: what is pointwise can follow before the pixels are put in order.
     dtype: of the computation.
@@ -259,6 +274,7 @@ class ConvTranspose(nn.Module):
   size: int = 2
   stride: int = 2
   padding: int = 0
+  groups: int = 1
   bias: bool = True
   kernel_init: Callable = he_normal_out
   in_order: bool = True
@@ -270,17 +286,23 @@ class ConvTranspose(nn.Module):
     if self.size < self.stride:
       raise ValueError(f"a kernel of {self.size} with stride {self.stride} leaves holes: "
                        "it must be at least as large")
-    kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
+    if self.groups > 1 and not self.groups == x.shape[-1] == self.features:
+      raise ValueError(f"{self.groups} groups of {x.shape[-1]} channels to {self.features}: there is one, "
+                       "or as many as there are channels on both sides")
+    shape = (self.size, self.size, x.shape[-1], self.features // self.groups)
+    kernel = self.param("kernel", self.kernel_init, shape)
     kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
     bias = (self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
             if self.bias else jnp.zeros((), self.dtype))
     b, h, w, _ = x.shape
+    grow = (self.stride, self.padding, self.stride + 2 * self.padding - self.size)
+    if self.groups > 1:
+      return _depthwise_up(x, kernel[..., 0], grow) + bias
     if self.padding == 0 and self.size == self.stride:
       y = jnp.einsum("bhwd,ijdo->bhwijo", x, kernel) + bias  # every output has one tap
       if not self.in_order:
         return y
       return y.swapaxes(2, 3).reshape(b, h * self.stride, w * self.stride, self.features)
-    grow = (self.stride, self.padding, self.stride + 2 * self.padding - self.size)
     quick = _overlap_add if self.features <= 4 or b * h * w <= 64 else _sub_pixel_taps
     y = lax.platform_dependent(x, kernel, cpu=lambda x, k: quick(x, k, grow),
                                default=lambda x, k: _sub_pixel(x, k, grow))

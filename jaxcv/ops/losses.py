@@ -1,7 +1,8 @@
-"""Losses of generative models: adversarial, of pixels, of features, of style, of smoothness.
+"""Losses of generative models (adversarial, of pixels, of features, of style, of smoothness) and of heatmaps.
 
-Every function gives one value a row, [B] float32, so that a model makes the batch's exact mean of it with
-Mean.of(values, batch["real"]). Cycle consistency and identity (CycleGAN) are `l1` of other images.
+The functions for generative models give one value a row, [B] float32, so that a model makes the batch's exact
+mean of it with Mean.of(values, batch["real"]). Cycle consistency and identity (CycleGAN) are `l1` of other
+images. The heatmaps' loss is a Mean itself: its normaliser is what is drawn in the whole batch.
 """
 
 import math
@@ -208,10 +209,10 @@ def input_gradient(critic: Critic, images: Array) -> Array:
 def l1(output: Array, target: Array) -> Array:
   """The mean absolute difference (L1, MAE) of each row, [B], of arrays [B, ...]."""
   chex.assert_equal_shape([output, target])
-  return _row_mean(_magnitude(output.astype(jnp.float32) - target.astype(jnp.float32)))
+  return _row_mean(magnitude(output.astype(jnp.float32) - target.astype(jnp.float32)))
 
 
-def _magnitude(x: Array) -> Array:
+def magnitude(x: Array) -> Array:
   """|x| with the gradient 0 at 0, where jnp.abs has 1 and would drive equal pixels apart."""
   return x * jnp.sign(x)
 
@@ -292,7 +293,32 @@ def total_variation(image: Array, kind: str = "johnson") -> Array:
     case "johnson":
       return jnp.sum(dy[:, :, :-1] ** 2 + dx[:, :-1] ** 2, (1, 2, 3)) / 2
     case "l1_mean":
-      return _row_mean(_magnitude(dy)) + _row_mean(_magnitude(dx))
+      return _row_mean(magnitude(dy)) + _row_mean(magnitude(dx))
     case "l2_mean":
       return 2 * (_row_mean(dy**2) + _row_mean(dx**2))
   raise ValueError(f"There is no total variation {kind!r}: they are johnson, l1_mean and l2_mean.")
+
+
+def heatmap_focal(logits: Array, target: Array, valid: Array | bool = True, weight: float = 1.0) -> Mean:
+  """Penalty-reduced focal loss of heatmaps of objects' points (Law and Deng 2018, eq. 1; Zhou et al. 2019).
+
+  With probabilities p, clipped to 1e-4 .. 1 - 1e-4 as in the published codes (no gradient beyond), the sum of
+
+    -(1 - p)^2 log p                      where the target is 1
+    -p^2 log(1 - p) (1 - target)^4        elsewhere
+
+  over the number of ones; with none of them in the whole batch, the sum.
+
+  Args:
+    logits: [B, ...].
+    target: [B, ...] in 0..1, Gaussians around the ones.
+    valid: [B] bool, the rows that count.
+    weight: of the loss.
+  """
+  chex.assert_equal_shape([logits, target])
+  p = jnp.clip(jax.nn.sigmoid(logits.astype(jnp.float32)), 1e-4, 1 - 1e-4)
+  valid = jnp.broadcast_to(jnp.reshape(valid, (-1,) + (1,) * (target.ndim - 1)), target.shape)
+  positive = (target == 1) & valid
+  far = jnp.square(jnp.square(1 - target))
+  loss = jnp.where(positive, (1 - p) ** 2 * -jnp.log(p), p**2 * -jnp.log1p(-p) * far)
+  return Mean(weight * jnp.sum(jnp.where(valid, loss, 0)), jnp.sum(positive, dtype=jnp.float32))

@@ -12,23 +12,29 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from jaxcv.config import base, module_fields, pictures
+from jaxcv.config import base, module_fields, pictures, points
 from jaxcv.data.source import Labels
 from jaxcv.train.checkpoint import FOLDER, save_weights
 from jaxcv.types import Batch, PyTree, Recipe
 from jaxcv.weights.keymap import Plan, apply_keymap
-from jaxcv.weights.labels import published_labels
+from jaxcv.weights.labels import published_labels, published_point_labels
 from jaxcv.weights.readers import read
 
-DETECTORS = "mask_rcnn", "keypoint_rcnn"
+DETECTORS = "mask_rcnn", "keypoint_rcnn", "centernet", "cornernet", "centernet_triplets"
+POINTS = ("hourglass",)  # of one person or face in a crop
 PICTURES = "classifier", "cgan", "pix2pix", "cyclegan", "srgan", "style_transfer"
 NETWORKS = "resnet", "mobilenet", "vgg"  # parts of models: backbones and loss networks
-RECIPES = DETECTORS + PICTURES + NETWORKS
+RECIPES = DETECTORS + POINTS + PICTURES + NETWORKS
 # A key of each kind of file, to tell a user whose file is of another kind than named.
 _SIGNS = {
+    "module.tl_cnvs.0.look_conv1.conv.weight": "--recipe=centernet_triplets --flavour=duankaiwen",
+    "module.tl_cnvs.0.p_conv1.weight": "--recipe=cornernet --flavour=princeton",
     "backbone.bottom_up.stem.conv1.weight": "--flavour=detectron2",
     "roi_heads.keypoint_predictor.kps_score_lowres.weight": "--recipe=keypoint_rcnn --flavour=torchvision",
     "roi_heads.box_predictor.cls_score.weight": "--recipe=mask_rcnn --flavour=torchvision",
+    "deconv_layers.0.conv_offset_mask.weight": "--recipe=centernet --flavour=xingyizhou",
+    "base.base_layer.0.weight": "--recipe=centernet --flavour=xingyizhou",
+    "base_layer.0.weight": "--recipe=centernet --flavour=dla_imagenet",
     "layer1.0.conv1.weight": "--recipe=resnet --flavour=torchvision",
     "features.1.conv.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
     "features.1.block.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
@@ -94,6 +100,8 @@ def convert(recipe: str, flavour: str, file: str, out: str, *, num_classes: int 
     labels = Labels((), ())
     if "num_classes" in model:
       labels = published_labels(model.num_classes, model.get("num_keypoints", 0), names)
+    elif recipe in POINTS:
+      labels = published_point_labels(model.num_keypoints, names)
     labels = labels._asdict()
   save_weights(out, mapped.variables, mapped.config.to_dict(), labels)
   return _summary(file, out, mapped, labels)
@@ -149,11 +157,14 @@ def _config(recipe: str, flavour: str, plan: Plan, num_classes: int | None, rein
     config.model = ConfigDict(_fields(recipe, plan))
     if recipe in PICTURES:
       config.data = pictures(**plan.data)
-  if recipe not in PICTURES:
+    elif recipe in POINTS:
+      config.data = points(**plan.data)
+  if recipe not in PICTURES + POINTS:
     config.data.update(source="coco", buckets=((832, 1344), (1344, 832)), short_side=(800,),
                        eval_short_side=800, long_side=1333, masks=bool(plan.model.get("masks")),
                        resize="detectron2" if flavour == "detectron2" else "torchvision",
                        keypoints="num_keypoints" in plan.model)
+    config.data.update(plan.data)
   found = plan.model.get("num_classes")
   if num_classes in (None, found):
     return override(config), ()
@@ -170,7 +181,8 @@ def _fields(recipe: str, plan: Plan) -> dict[str, Any]:
   """All fields of the recipe's module that a config can set, with those of the file."""
   if recipe in NETWORKS:
     return dict(plan.model)
-  some = ConfigDict({"model": dict(plan.model), "data": pictures(**plan.data)})
+  data = pictures(**plan.data) if recipe in PICTURES else points(**plan.data) if recipe in POINTS else {}
+  some = ConfigDict({"model": dict(plan.model), "data": data})
   built = importlib.import_module(f"jaxcv.models.{recipe}").build(some).model
   return module_fields(type(built), **plan.model)
 
@@ -186,7 +198,7 @@ def initialiser(recipe: str, config: ConfigDict) -> Callable[[jax.Array], dict]:
 
   def touch(net):
     built.predict(net, batch, rng)
-    if recipe not in DETECTORS:  # a file may hold what only training uses
+    if recipe in PICTURES:  # a file may hold what only training uses
       made = batch | built.generate(net, batch, rng)
       for player in built.players.values():
         player.loss(net, made, rng)
@@ -202,9 +214,11 @@ def _any_batch(recipe: Recipe, config: ConfigDict) -> Batch:
     side = recipe.model.side
     return batch | {"image": np.zeros((len(batch["real"]), side, side, config.data.channels), np.uint8)}
   if recipe.prepare is None:
-    size = np.full((1, 2), 64, np.int32)
-    return {"image": np.zeros((1, 64, 64, 3), np.float32), "size": size, "original_size": size,
+    size = np.full((1, 2), 128, np.int32)
+    return {"image": np.zeros((1, 128, 128, 3), np.float32), "size": size, "original_size": size,
             "real": np.ones(1, bool), "image_id": np.zeros(1, np.int32)}
+  if "scale" not in config.data:
+    return recipe.prepare(np.zeros((config.data.side, config.data.side, 3), np.uint8))
   scale = config.data.scale
   batch = recipe.prepare(np.zeros((config.data.side // scale, config.data.side // scale, 3), np.uint8))
   if "a" in batch:
@@ -228,7 +242,7 @@ def _summary(file: str, out: str, mapped: Mapped, labels: dict) -> str:
   lines = [f"{file} -> {Path(out)}: {len(mapped.used)} arrays, {parameters:,} parameters, groups "
            f"{', '.join(mapped.variables['params'])}"]
   shown = ("body", "num_classes", "num_keypoints", "masks", "norm_eps", "net", "scale", "depth", "widths",
-           "blocks", "features", "norm", "condition", "input")
+           "blocks", "stacks", "features", "norm", "condition", "input")
   lines.append("the model: " + ", ".join(f"{name} {model[name]}" for name in shown if name in model))
   if mapped.fresh:
     lines.append(f"begun anew for {model.num_classes} classes: {', '.join(mapped.fresh)}")

@@ -85,7 +85,7 @@ class Plan(NamedTuple):
     ignored: regular expressions of keys that have no counterpart of ours.
     class_layers: paths (without the collection) of layers whose size is that of the number of classes.
     notes: what was inferred and could be otherwise, for the user to read.
-    data: of a recipe that makes pictures, config.data's fields that follow from the file.
+    data: config.data's fields that follow from the file.
   """
 
   state: dict[str, np.ndarray]

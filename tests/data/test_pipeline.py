@@ -165,6 +165,14 @@ def test_padding_on_all_sides(data):
   assert row["image"][0, y:y + height, x:x + width].sum() == row["image"].sum() > 0
 
 
+def test_windows_have_one_size_and_whole_photos_keep_theirs(data):
+  data.update(view="centernet", resize="keep", centre=True, buckets=((32, 32), (64, 128), (128, 64)))
+  for batch, _ in take(train_batches(Drawn(), data, seed=0), 6):
+    assert batch["image"].shape == (4, 32, 32, 3)
+  for batch in eval_batches(Drawn(), data):
+    np.testing.assert_array_equal(batch["size"][batch["real"]], batch["original_size"][batch["real"]])
+
+
 def test_a_photo_of_any_shape_is_prepared(data):
   data.update(buckets=((64, 96),), long_side=96)
   for height, width in ((1, 1), (500, 20), (20, 500), (96, 64)):

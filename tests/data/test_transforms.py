@@ -47,6 +47,10 @@ def test_resized(size, limits, want):
   assert resized(*size, *limits) == want
 
 
+def test_photos_can_keep_their_size():
+  assert resized(427, 640, 512, 512, "keep") == (427, 640)
+
+
 def test_detectron2_rounds_sizes_to_the_nearest():
   assert resized(480, 640, 800, 1333, "detectron2") == (800, 1067)
   assert resized(427, 640, 800, 1333, "detectron2") == (800, 1199)

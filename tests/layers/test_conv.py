@@ -61,6 +61,17 @@ def test_conv_transpose(size, stride, padding):
   assert layer.apply({"params": params}, x).shape == (2, stride * 5, stride * 6, 5)
 
 
+@pytest.mark.parametrize(("size", "stride", "padding"), [(4, 2, 1), (8, 4, 2), (3, 2, 1), (2, 2, 0)])
+def test_depthwise_conv_transpose(size, stride, padding):
+  layer = ConvTranspose(3, size, stride, padding, groups=3)
+  x = jax.random.normal(jax.random.key(0), (2, 4, 3, 3))
+  params = layer.init(jax.random.key(1), x)["params"]
+  same(lambda x, k: layer.apply({"params": params | {"kernel": k}}, x),
+       lambda x, k: transposed(x, k * jnp.eye(3), stride, padding), x, params["kernel"])
+  with pytest.raises(ValueError, match="3 groups of 3 channels to 6"):
+    ConvTranspose(6, size, stride, padding, groups=3).init(jax.random.key(0), x)
+
+
 def test_conv_transpose_refuses_holes():
   with pytest.raises(ValueError, match="leaves holes"):
     ConvTranspose(5, 1, 2, 0).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))

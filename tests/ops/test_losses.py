@@ -184,3 +184,16 @@ def test_feature_reconstruction_and_its_constant_target():
 def test_total_variation_by_hand(kind, expected):
   image = jnp.array([[0.0, 1], [2, 4]])[None, :, :, None]  # dy 2, 3; dx 1, 2; johnson sees 2 and 1
   np.testing.assert_allclose(losses.total_variation(jnp.concatenate([image, 0 * image]), kind), [expected, 0])
+
+
+def test_heatmap_focal_by_hand():
+  logits = jnp.array([[[0.0, 0.0]], [[0.0, 50.0]], [[np.nan, 3.0]]])
+  target = jnp.array([[[1.0, 0.5]], [[0.0, 0.0]], [[1.0, 1.0]]])
+  found = losses.heatmap_focal(logits, target, jnp.array([True, True, False]), 2.0)
+  clipped = (1 - 1e-4) ** 2 * -np.log(1e-4)  # of the probability of 1 where there is nothing
+  assert found.total == pytest.approx(2 * (LN2 / 4 * (1 + 0.5**4 + 1) + clipped), rel=1e-3)
+  assert found.count == 1
+  empty = losses.heatmap_focal(logits[1:2], target[1:2])
+  assert empty.count == 0 and empty.value() == pytest.approx(LN2 / 4 + clipped, rel=1e-3)
+  grads = jax.grad(lambda x: losses.heatmap_focal(x, target[:2]).value())(logits[:2])
+  assert grads[0, 0, 0] < 0 < grads[0, 0, 1] and grads[1, 0, 1] == 0
