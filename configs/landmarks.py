@@ -42,12 +42,13 @@ def rendered(config):
 
 
 def faces(config):
-  """A few hundred faces of one's own, which config.data's images, annotations and val_ name."""
+  """A few hundred faces of one's own, which config.data's images, annotations and val_ name.
+
+  The same network as for rendered faces, whose run is a good one to begin from: config.start.path.
+  """
   rendered(config)
-  config.model.update(width=64, decoder_widths=(128, 128, 128))
-  config.data.update(source="landmark_files", side=128, rotate=30.0, zoom=0.25, shift=0.08, colour=0.4)
-  config.start.groups = ("backbone",)
-  config.train.update(steps=3000, eval_every=500, checkpoint_every=500)
+  config.data.update(source="landmark_files", rotate=30.0, zoom=0.25, shift=0.08, colour=0.4)
+  config.train.update(steps=1500, eval_every=500, checkpoint_every=500)
 
 
 def w300(config):
