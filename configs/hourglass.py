@@ -32,7 +32,7 @@ def persons(config):
   config.data = points(source="persons", side=96, batch_size=16, eval_batch_size=25)
   config.optimizers.model = optimizer(
       name="adam", learning_rate=0.003, schedule="cosine", warmup=50, warmup_factor=0.05, weight_decay=0.0)
-  config.train.update(steps=1500, eval_every=500, checkpoint_every=500, best="pckh")
+  config.train.update(steps=800, eval_every=400, checkpoint_every=400, best="pckh")
 
 
 def mpii(config, stacks=8):

@@ -39,6 +39,7 @@ def base(recipe: str) -> config_dict.ConfigDict:
           colour=0.0,  # strength of random brightness, contrast, saturation and hue
           max_instances=100,  # length of the table of ground truth
           masks=True, keypoints=False,  # what is read of each object
+          classes=(),  # names of the classes that are kept, () for all
           filter_empty=False,  # leave images without objects out of training
           on_bad="error",  # or "skip": leave bad images and annotations out, and count them
           threads=4,

@@ -1,4 +1,4 @@
-"""A data set seen with the class numbers of a model that was trained on another."""
+"""A data set with the class numbers of a model that was trained on another, or with some classes alone."""
 
 import logging
 from typing import Any
@@ -51,3 +51,51 @@ class Relabelled:
   def truth(self) -> dict[str, list]:
     """The ground truth as COCO writes it."""
     return self.source.truth()
+
+
+class OfClasses:
+  """`source` with the objects of some classes alone, which become classes 0, 1, ...: a Source.
+
+  Images without any of them stay: a detector learns from them, too.
+
+  Args:
+    source: the data set.
+    classes: names, in the order that they are to have.
+
+  Raises:
+    ValueError: the data set has no such class.
+  """
+
+  def __init__(self, source: Source, classes: tuple[str, ...]):
+    known = source.labels.classes
+    if unknown := [name for name in classes if name not in known]:
+      raise ValueError(f"config.data.classes names {', '.join(unknown)}: the data set has {', '.join(known)}")
+    self.source = source
+    kept = [known.index(name) for name in classes]
+    self.labels = source.labels._replace(
+        classes=tuple(classes), category_ids=tuple(source.labels.category_ids[index] for index in kept))
+    self._number = np.full(len(known), -1, np.int32)
+    self._number[kept] = np.arange(len(kept))
+    self._truth = None
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = self.source[index]
+    classes = self._number[example["instances"]["classes"]]
+    rows = {name: values[classes >= 0] for name, values in example["instances"].items()}
+    return example | {"instances": rows | {"classes": classes[classes >= 0]}}
+
+  def sizes(self) -> np.ndarray:
+    """[n, 2] int32, height and width of every image."""
+    return self.source.sizes()
+
+  def truth(self) -> dict[str, list]:
+    """The ground truth of these classes as COCO writes it."""
+    if self._truth is None:
+      whole, ids = self.source.truth(), set(self.labels.category_ids)
+      self._truth = whole | {
+          "annotations": [item for item in whole["annotations"] if item["category_id"] in ids],
+          "categories": [item for item in whole["categories"] if item["id"] in ids]}
+    return self._truth

@@ -161,7 +161,10 @@ def open_source(data: Any, split: str) -> Source | Pictures:
   if data.source not in OPENERS:
     raise ValueError(f"config.data.source is {data.source!r}: it is one of {', '.join(OPENERS)}.")
   module, function = OPENERS[data.source].split(":")
-  return getattr(importlib.import_module(f"jaxcv.data.{module}"), function)(data, split)
+  source = getattr(importlib.import_module(f"jaxcv.data.{module}"), function)(data, split)
+  if data.get("classes"):
+    source = importlib.import_module("jaxcv.data.relabel").OfClasses(source, tuple(data.classes))
+  return source
 
 
 def report_faults(faults: list[str], on_bad: str, name: str, most: int = 10) -> None:

@@ -342,5 +342,5 @@ def snap(joints: Array, boxes: Array, maps: dict[str, Array], count: int) -> tup
 def build(config: Any) -> Recipe:
   """The recipe; config.model holds CenterNet's fields."""
   model = CenterNet(**config.model)
-  kinds = ("keypoints",) if model.num_keypoints else ("bbox",)
+  kinds = ("bbox", "keypoints") if model.num_keypoints else ("bbox",)
   return Recipe(model, {"model": Player(loss)}, predict, {"coco": coco_ap(kinds)}, draw=draw_row)
