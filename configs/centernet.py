@@ -51,7 +51,7 @@ def scenes(config, pose):
   config.data.update(max_instances=24, batch_size=8, classes=("person",) if pose else ())
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1500 if pose else 1400, eval_every=700, checkpoint_every=700)
+  config.train.update(steps=600 if pose else 1400, eval_every=600 if pose else 700, checkpoint_every=300)
 
 
 def coco(config, variant):
