@@ -85,7 +85,8 @@ def check_recipe(recipe: Recipe, batch: dict[str, Any], predictions: Any, folder
   """
   optimizers = {name: optax.sgd(rate, momentum=0.9) for name in recipe.players}
   begin = jax.jit(functools.partial(create_state, recipe, optimizers))
-  first = begin(jax.random.key(0), batch)
+  # On a device by name, as what is restored is: else the step is compiled once more for that.
+  first = jax.device_put(begin(jax.random.key(0), batch), jax.devices()[0])
   traces = []
 
   def counted(state, batch):

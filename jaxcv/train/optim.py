@@ -13,6 +13,7 @@ from jaxcv.train.settings import read
 from jaxcv.types import Array, PyTree
 
 UNDECAYED = ("bias", "scale")  # of layers and norms; Flax calls every other parameter something else
+SMALL = 2**14  # elements; smaller arrays are updated end to end (and FSDP does not split them either)
 
 
 class OptimizerConfig(NamedTuple):
@@ -128,12 +129,52 @@ def make_optimizer(config: Mapping[str, Any], steps: int | None = None,
   clip = optax.clip_by_global_norm(c.clip) if c.clip else optax.identity()
   rate = optax.scale_by_learning_rate(make_schedule(config, steps, where))
   bound = _keep_within(c.weight_clip) if c.weight_clip else optax.identity()
-  train = optax.chain(clip, *rule, rate, bound)
+  train = _few_arrays(optax.chain(clip, *rule, rate, bound))
   if not c.freeze:
     return train
   # By partition, so that neither weight decay nor momentum moves a frozen leaf, and clipping overlooks it.
   label = functools.partial(_label, patterns=tuple(c.freeze), where=where)
   return optax.partition({"train": train, "freeze": optax.set_to_zero()}, label)
+
+
+def joined(tree: PyTree) -> dict[str, Array]:
+  """The arrays of a tree by their paths, the small ones end to end: those that weight decay spares, and others.
+
+  A network has hundreds of biases and scales. A dozen operations for each of them take XLA longer to compile
+  than the network itself, and a small network longer to run.
+  """
+  large, small = {}, {"small/scale": [], "small/kernel": []}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name = parameter_path(path)
+    if leaf.size >= SMALL:
+      large[name] = leaf
+    else:
+      small["small/scale" if _spared(name) else "small/kernel"].append(leaf.reshape(-1))
+  return large | {name: jnp.concatenate(leaves) for name, leaves in small.items() if leaves}
+
+
+def _apart(arrays: dict[str, Array], tree: PyTree) -> PyTree:
+  """What `joined` made of a tree like `tree`, as such a tree."""
+  begin = dict.fromkeys(arrays, 0)
+
+  def leaf(path: tuple, like: Array) -> Array:
+    name = parameter_path(path)
+    if like.size >= SMALL:
+      return arrays[name]
+    name = "small/scale" if _spared(name) else "small/kernel"
+    begin[name] += like.size
+    return arrays[name][begin[name] - like.size:begin[name]].reshape(like.shape)
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def _few_arrays(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """The transformation, of joined arrays."""
+  def update(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    updates, state = inner.update(joined(grads), state, joined(params))
+    return _apart(updates, grads), state
+
+  return optax.GradientTransformation(lambda params: inner.init(joined(params)), update)
 
 
 def _keep_within(limit: float) -> optax.GradientTransformation:
@@ -148,9 +189,13 @@ def parameter_path(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _spared(path: str) -> bool:
+  """Whether weight decay spares the parameter."""
+  return path.rsplit("/", 1)[-1] in UNDECAYED
+
+
 def _decayed(params: PyTree) -> PyTree:
-  return jax.tree_util.tree_map_with_path(
-      lambda path, _: parameter_path(path).rsplit("/", 1)[-1] not in UNDECAYED, params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: not _spared(parameter_path(path)), params)
 
 
 def _label(params: PyTree, patterns: tuple[str, ...], where: str) -> PyTree:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcv.train.optim import joined
 from jaxcv.types import Array, Batch, Mean, Player, PyTree, Recipe, TrainState
 
 Optimizers = Mapping[str, optax.GradientTransformation]
@@ -145,7 +146,7 @@ def make_step(recipe: Recipe, optimizers: Optimizers, axis: str | None = None, a
     (grads, variables), (to_made, terms) = scan(sweep, (zeros, variables), (made, micro))
     grads = psum(add(grads, pick(pull(to_made)[0], player.trains)))
     updates, opt_state = optimizers[name].update(grads, opt_state, train)
-    norm = optax.tree.norm
+    norm = lambda tree: optax.tree.norm(joined(tree))
     watched = norm(grads), norm(updates) / jnp.maximum(norm(train), 1e-12)
     terms = total(terms) | {k: Mean(v, jnp.ones(())) for k, v in zip(WATCHED, watched, strict=True)}
     return params | optax.apply_updates(train, updates), variables, opt_state, terms
