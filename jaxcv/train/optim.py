@@ -138,7 +138,7 @@ def make_optimizer(config: Mapping[str, Any], steps: int | None = None,
 
 
 def joined(tree: PyTree) -> dict[str, Array]:
-  """The arrays of a tree by their paths, the small ones end to end: those that weight decay spares, and others.
+  """A tree's arrays by their paths, the small ones end to end: those that weight decay spares, and others.
 
   A network has hundreds of biases and scales. A dozen operations for each of them take XLA longer to compile
   than the network itself, and a small network longer to run.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.train.optim import make_optimizer, make_schedule
+from jaxcv.train.optim import SMALL, joined, make_optimizer, make_schedule
 
 PARAMS = {"backbone": {"conv1": {"kernel": jnp.array([1.0, -2.0, 3.0])},
                        "bn1": {"scale": jnp.array([1.5]), "bias": jnp.array([0.5])},
@@ -53,6 +53,25 @@ def test_adam_joins_weight_decay_to_the_gradient_and_adamw_does_not(name):
     step = (m / (1 - 0.8 ** (t + 1))) / (np.sqrt(v / (1 - 0.95 ** (t + 1))) + 1e-8)
     p = p - 0.1 * (step + (0.02 * p if name == "adamw" else 0))
     np.testing.assert_allclose(found["head"]["kernel"], p, rtol=1e-5)
+
+
+def test_few_arrays_are_updated_and_each_as_if_alone():
+  """A large array beside small ones of both kinds: Adam is the same for each of them by itself."""
+  large = jnp.sin(jnp.arange(SMALL, dtype=jnp.float32)).reshape(-1, 4)
+  params = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.array([1.0, -1.0])}, "b": {"kernel": large},
+            "c": {"scale": jnp.array(2.0), "kernel": jnp.array([3.0])}}
+  arrays = joined(params)
+  assert {name: x.shape for name, x in arrays.items()} == {
+      "b/kernel": large.shape, "small/scale": (3,), "small/kernel": (7,)}
+  config = dict(name="adam", learning_rate=0.1, weight_decay=0.02)
+  optimizer = make_optimizer(config)
+  grads = jax.tree.map(jnp.cos, params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  for path in ("a/kernel", "a/bias", "b/kernel", "c/scale", "c/kernel"):
+    group, leaf = path.split("/")
+    alone = lambda tree, group=group, leaf=leaf: {group: {leaf: tree[group][leaf]}}
+    want, _ = optimizer.update(alone(grads), optimizer.init(alone(params)), alone(params))
+    np.testing.assert_allclose(updates[group][leaf], want[group][leaf], rtol=1e-6)
 
 
 def test_frozen_leaves_do_not_move_and_do_not_count_in_clipping():
