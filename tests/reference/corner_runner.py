@@ -131,7 +131,8 @@ def run_train(manifest, inputs):
 
 def gradients(manifest, grads):
   name, _ = architecture(manifest)
-  plan = importlib.import_module(f"jaxcv.weights.{name}").plan(seeded.state_dict(manifest), FLAVOURS[name])
+  shapes = {entry["name"]: np.broadcast_to(np.float32(0), entry["shape"]) for entry in manifest["weights"]}
+  plan = importlib.import_module(f"jaxcv.weights.{name}").plan(shapes, FLAVOURS[name])
   out = {}
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     of = plan.source(("params", *(p.key for p in path)))
