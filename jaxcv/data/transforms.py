@@ -67,11 +67,15 @@ def resize(example: Example, height: int, width: int, rule: str = "torchvision")
   else:
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
   ratio = np.array([width / old[1], height / old[0]], np.float32)
-  instances = dict(example["instances"])
-  instances["boxes"] = instances["boxes"] * np.tile(ratio, 2)
+  return example | {"image": image, "instances": _scaled(example["instances"], ratio)}
+
+
+def _scaled(instances: dict[str, np.ndarray], ratio: np.ndarray) -> dict[str, np.ndarray]:
+  """The instances of an image that has become larger by `ratio` [2] float32, in x and y."""
+  scaled = instances | {"boxes": instances["boxes"] * np.tile(ratio, 2)}
   if "keypoints" in instances:
-    instances["keypoints"] = instances["keypoints"] * np.append(ratio, np.float32(1))
-  return example | {"image": image, "instances": instances}
+    scaled["keypoints"] = instances["keypoints"] * np.append(ratio, np.float32(1))
+  return scaled
 
 
 def flip(example: Example, rng: np.random.Generator, probability: float, mirror: tuple[int, ...]) -> Example:
@@ -158,10 +162,7 @@ def view(example: Example, rng: np.random.Generator, rule: str, size: tuple[int,
   ratio = size[1] / width
   centre = np.array([_away_from_border(rng, length) for length in image.shape[1::-1]])
   corner = centre - np.array(size[::-1]) / ratio / 2
-  instances = dict(example["instances"])
-  instances["boxes"] = (instances["boxes"] * ratio).astype(np.float32)
-  if "keypoints" in instances:
-    instances["keypoints"] = instances["keypoints"] * np.array([ratio, ratio, 1], np.float32)
+  instances = _scaled(example["instances"], np.full(2, ratio, np.float32))
   matrix = np.array([[ratio, 0, -ratio * corner[0]], [0, ratio, -ratio * corner[1]]])
   image = cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR)
   x, y = (corner * ratio).tolist()

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcv.layers.conv import Conv, torch_default
-from jaxcv.layers.corner_hourglass import ConvNorm
+from jaxcv.layers.conv_norm import ConvNorm
 from jaxcv.layers.norms import BatchNorm
 from jaxcv.ops.corner_pool import corner_pool
 from jaxcv.types import Array
@@ -92,7 +92,7 @@ class CentrePooling(nn.Module):
 
 def _branches(x: Array, features: int, axis: str | None, dtype: str) -> Callable[[str], Array]:
   """Name -> a 3 x 3 convolution of x with norm and ReLU; called within a compact method."""
-  return lambda name: ConvNorm(features, axis=axis, dtype=dtype, name=name)(x)
+  return lambda name: ConvNorm(features, kernel_init=torch_default, axis=axis, dtype=dtype, name=name)(x)
 
 
 def _join(x: Array, pooled: Array, axis: str | None, dtype: str) -> Array:
@@ -101,7 +101,7 @@ def _join(x: Array, pooled: Array, axis: str | None, dtype: str) -> Array:
   norm = lambda name: BatchNorm(axis, dtype=dtype, name=name)
   conv = lambda name, size: Conv(width, size, bias=False, kernel_init=torch_default, dtype=dtype, name=name)
   y = nn.relu(norm("p_bn1")(conv("p_conv1", 3)(pooled)) + norm("bn1")(conv("conv1", 1)(x)))
-  return ConvNorm(width, axis=axis, dtype=dtype, name="conv2")(y)
+  return ConvNorm(width, kernel_init=torch_default, axis=axis, dtype=dtype, name="conv2")(y)
 
 
 class PointHead(nn.Module):

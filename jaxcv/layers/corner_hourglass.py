@@ -1,42 +1,25 @@
 """Hourglass-104, the backbone of CornerNet and of both CenterNets (Law and Deng, ECCV 2018, section 3.3)."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcv.layers.conv import Conv, torch_default
+from jaxcv.layers.conv_norm import ConvNorm
+from jaxcv.layers.hourglass import added_enlarged
 from jaxcv.layers.norms import BatchNorm
 from jaxcv.types import Array
-
-
-class ConvNorm(nn.Module):
-  """A convolution with batch normalisation and ReLU.
-
-  Attributes:
-    features: number of output channels.
-    size: side of the kernel.
-    stride: step.
-    axis: pmap's axis name.
-    dtype: of the computation.
-  """
-
-  features: int
-  size: int = 3
-  stride: int = 1
-  axis: str | None = None
-  dtype: str = "float32"
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps x [B, H, W, D] to [B, H / stride, W / stride, features]."""
-    x = Conv(self.features, self.size, self.stride, bias=False, kernel_init=torch_default, dtype=self.dtype,
-             name="conv")(x)
-    return nn.relu(BatchNorm(self.axis, dtype=self.dtype, name="bn")(x))
 
 
 class Residual(nn.Module):
   """Two 3 x 3 convolutions and a shortcut.
 
-  Attributes are those of ConvNorm.
+  Attributes:
+    features: number of output channels.
+    stride: step of the first.
+    axis: pmap's axis name.
+    dtype: of the computation.
   """
 
   features: int
@@ -93,9 +76,7 @@ class Hourglass(nn.Module):
     else:
       low = run(low, "low2", [narrower] * self.blocks[1])
     low = run(low, "low3", [narrower] * (count - 1) + [width])
-    b, h, w, d = low.shape
-    # Each value of the small map is added to its four pixels: nearest-neighbour growth that is never stored.
-    return (same.reshape(b, h, 2, w, 2, d) + low[:, :, None, :, None]).reshape(same.shape)
+    return added_enlarged(same, low)
 
 
 class CornerHourglass(nn.Module):
@@ -132,12 +113,13 @@ class CornerHourglass(nn.Module):
     width, more = self.widths[0], {"axis": self.axis, "dtype": self.dtype}
     project = lambda name, x: BatchNorm(**more, name=f"{name}_bn")(
         Conv(width, 1, bias=False, kernel_init=torch_default, dtype=self.dtype, name=f"{name}_conv")(x))
-    x = ConvNorm(self.stem, 7, 2, **more, name="pre_0")(image)
+    conv = functools.partial(ConvNorm, kernel_init=torch_default, **more)
+    x = conv(self.stem, 7, 2, name="pre_0")(image)
     x = Residual(width, 2, **more, name="pre_1")(x)
     found = []
     for s in range(self.stacks):
       y = Hourglass(self.widths, self.blocks, self.remat, **more, name=f"kps_{s}")(x)
-      found.append(ConvNorm(self.features, **more, name=f"cnvs_{s}")(y))
+      found.append(conv(self.features, name=f"cnvs_{s}")(y))
       if s + 1 < self.stacks:
         x = nn.relu(project(f"inters_{s}", x) + project(f"cnvs_{s}", found[-1]))
         x = Residual(width, **more, name=f"inters_{s}")(x)

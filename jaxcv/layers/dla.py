@@ -10,30 +10,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxcv.layers.conv import Conv, max_pool
+from jaxcv.layers.conv_norm import ConvNorm
 from jaxcv.layers.norms import BatchNorm
 from jaxcv.types import Array
 
 # DLA-34: channels in parts of `width`, and the depth of each of the four trees.
 WIDTHS = (0.25, 0.5, 1, 2, 4, 8)
 DEPTHS = (1, 2, 2, 1)
-
-
-class ConvNorm(nn.Module):
-  """A convolution without bias, BatchNorm and, unless it is linear, a ReLU."""
-
-  width: int
-  size: int = 3
-  stride: int = 1
-  linear: bool = False
-  axis: str | None = None
-  dtype: str = "float32"
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps x [B, H, W, D] to [B, H / stride, W / stride, width]."""
-    x = Conv(self.width, self.size, self.stride, bias=False, dtype=self.dtype, name="conv")(x)
-    x = BatchNorm(self.axis, dtype=self.dtype, name="bn")(x)
-    return x if self.linear else nn.relu(x)
 
 
 class Block(nn.Module):

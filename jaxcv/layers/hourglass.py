@@ -74,10 +74,13 @@ def half_size(x: Array, kind: str) -> Array:
   return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, d), (2, 4))
 
 
-def double_size(x: Array) -> Array:
-  """Every pixel four times: [B, H, W, D] to [B, 2 H, 2 W, D]."""
-  b, h, w, d = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, d)).reshape(b, 2 * h, 2 * w, d)
+def added_enlarged(fine: Array, coarse: Array) -> Array:
+  """Maps fine [B, 2 H, 2 W, D] plus coarse [B, H, W, D], each of whose values is added to its four pixels.
+
+  That is nearest-neighbour enlargement, whose result is never stored.
+  """
+  b, h, w, d = coarse.shape
+  return (fine.reshape(b, h, 2, w, 2, d) + coarse[:, :, None, :, None]).reshape(fine.shape)
 
 
 class Stem(nn.Module):
@@ -143,7 +146,7 @@ class Hourglass(nn.Module):
       x = blocks(f"down{level}", half_size(x, self.pool))
     x = blocks("bottom", x)
     for level in reversed(range(self.depth)):
-      x = skips[level] + double_size(blocks(f"up{level}", x))
+      x = added_enlarged(skips[level], blocks(f"up{level}", x))
     return x
 
 

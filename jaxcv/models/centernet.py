@@ -20,6 +20,7 @@ from jaxcv.metrics.coco_ap import coco_ap
 from jaxcv.ops.heatmaps import draw_class_gaussians, draw_gaussians, gaussian_radius
 from jaxcv.ops.losses import heatmap_focal, magnitude
 from jaxcv.ops.peaks import local_maxima, top_peaks
+from jaxcv.ops.points import check_mirror
 from jaxcv.types import Array, Batch, Instances, Mean, Player, Recipe
 from jaxcv.viz.pictures import draw_row
 
@@ -109,9 +110,8 @@ class CenterNet(nn.Module):
   axis: str | None = None
 
   def setup(self):  # noqa: D102
-    if self.flip_test and len(self.mirror) != self.num_keypoints:
-      raise ValueError(f"config.model.flip_test needs config.model.mirror: a number for each of the "
-                       f"{self.num_keypoints} keypoints, not {len(self.mirror)}")
+    if self.flip_test:
+      check_mirror(self.mirror, self.num_keypoints)
     options = dict(axis=self.axis, dtype=self.dtype)
     stacks = 1
     if self.body == "hourglass":

@@ -23,15 +23,12 @@ from jaxcv.ops.corners import (
   PointTargets,
   central_scores,
   drawn,
-  embedding_means,
   find_points,
   mean_of_stacks,
-  offset_loss,
   pair_corners,
   point_targets,
-  read_cells,
+  stack_terms,
 )
-from jaxcv.ops.losses import heatmap_focal
 from jaxcv.ops.views import View, points_in_photo, view_at, with_mirrored, within_photo
 from jaxcv.types import Array, Batch, Instances, Mean, Player, Recipe
 from jaxcv.viz.pictures import draw_row
@@ -157,14 +154,7 @@ def loss(net: CenterNetTriplets, batch: Batch, rng: Array | None) -> dict[str, M
 def stack_loss(net: CenterNetTriplets, maps: dict[str, Array], wanted: dict[str, PointTargets], valid: Array,
                real: Array) -> dict[str, Mean]:
   """The terms of one stack: tl_heat, br_heat, ct_heat, pull, push and offset."""
-  terms, tags, offsets = {}, {}, []
-  for name, target in wanted.items():
-    terms[f"{name}_heat"] = heatmap_focal(maps[f"{name}_heat"], target.heat, real)
-    if f"{name}_tag" in maps:
-      tags[name] = read_cells(maps[f"{name}_tag"], target.cell)[..., 0]
-    offsets.append(offset_loss(read_cells(maps[f"{name}_offset"], target.cell), target.offset, valid))
-  terms |= embedding_means(tags["tl"], tags["br"], valid, real, net.tag_weight * net.tag_images)
-  return terms | {"offset": Mean(sum(offset.total for offset in offsets), offsets[0].count)}
+  return stack_terms(maps, wanted, valid, real, net.tag_weight * net.tag_images)
 
 
 def boxes_of(net: CenterNetTriplets, maps: dict[str, Array]) -> tuple[Pairs, Points]:

@@ -25,7 +25,7 @@ from jaxcv.ops.joint_heatmaps import (
   to_cells,
   to_crop,
 )
-from jaxcv.ops.points import mirrored_maps, point_instances
+from jaxcv.ops.points import check_mirror, mirrored_maps, point_instances
 from jaxcv.types import Array, Batch, Instances, Mean, Metric, Player, Recipe
 from jaxcv.viz.points import draw_points
 
@@ -140,9 +140,8 @@ def check_model(model: StackedHourglass, side: int) -> None:
   if side % (4 * 2**model.depth):
     raise ValueError(f"config.data.side={side} is no multiple of {4 * 2**model.depth}, which "
                      f"config.model.depth={model.depth} halvings of a quarter of it need")
-  if model.flip_test and len(model.mirror) != model.num_keypoints:
-    raise ValueError(f"config.model.flip_test needs config.model.mirror to name {model.num_keypoints} "
-                     f"joints; it names {len(model.mirror)}")
+  if model.flip_test:
+    check_mirror(model.mirror, model.num_keypoints)
 
 
 def metrics_of(model: StackedHourglass) -> dict[str, Metric]:

@@ -28,7 +28,7 @@ from jaxcv.ops.joint_heatmaps import (
   to_cells,
   to_crop,
 )
-from jaxcv.ops.points import LOSSES, mirrored_maps, point_instances, point_loss
+from jaxcv.ops.points import LOSSES, check_mirror, mirrored_maps, point_instances, point_loss
 from jaxcv.types import Array, Batch, Instances, Mean, Metric, Player, Recipe
 from jaxcv.viz.points import draw_points
 
@@ -212,9 +212,8 @@ def check_model(model: Landmarks, side: int) -> None:
   if model.skips and len(model.decoder_widths) > 3:
     raise ValueError(f"config.model.decoder_widths={tuple(model.decoder_widths)} goes beyond stride 4, and "
                      "with config.model.skips there are three finer maps to add")
-  if model.flip_test and len(model.mirror) != model.num_keypoints:
-    raise ValueError(f"config.model.flip_test needs config.model.mirror to name {model.num_keypoints} "
-                     f"points; it names {len(model.mirror)}")
+  if model.flip_test:
+    check_mirror(model.mirror, model.num_keypoints)
 
 
 def metrics_of(model: Landmarks) -> dict[str, Metric]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.ops.heatmaps import draw_class_gaussians, gaussian_radius
+from jaxcv.ops.losses import heatmap_focal
 from jaxcv.ops.peaks import local_maxima, top_peaks
 from jaxcv.ops.top_k import top_k
 from jaxcv.types import Array, Instances, Mean
@@ -145,6 +146,27 @@ def offset_loss(found: Array, target: Array, valid: Array) -> Mean:
   far = away * jnp.sign(away)
   loss = jnp.where(far < 1, away**2 / 2, far - 0.5)
   return Mean(jnp.sum(loss), jnp.sum(valid, dtype=jnp.float32))
+
+
+def stack_terms(maps: Mapping[str, Array], wanted: Mapping[str, PointTargets], valid: Array, real: Array,
+                tag_weight: float) -> dict[str, Mean]:
+  """The terms of one stack: a heatmap's for each kind of point ("tl_heat", ...), pull, push and offset.
+
+  Args:
+    maps: of each kind its _heat (logits) and _offset, of both corners their _tag.
+    wanted: "tl", "br" and of triplets "ct" -> the targets.
+    valid: [B, N] bool, the objects that are taught.
+    real: [B] bool.
+    tag_weight: of pull and push in the mean over the images.
+  """
+  terms, tags, offsets = {}, {}, []
+  for name, target in wanted.items():
+    terms[f"{name}_heat"] = heatmap_focal(maps[f"{name}_heat"], target.heat, real)
+    if f"{name}_tag" in maps:
+      tags[name] = read_cells(maps[f"{name}_tag"], target.cell)[..., 0]
+    offsets.append(offset_loss(read_cells(maps[f"{name}_offset"], target.cell), target.offset, valid))
+  terms |= embedding_means(tags["tl"], tags["br"], valid, real, tag_weight)
+  return terms | {"offset": Mean(sum(offset.total for offset in offsets), offsets[0].count)}
 
 
 class Points(NamedTuple):

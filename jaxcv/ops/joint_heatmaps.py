@@ -11,13 +11,11 @@ their decoders by half a pixel. Keypoints are in pixels of the crop, `stride` of
              fitted to the peak ("distribution-aware", Zhang et al., CVPR 2020)
 """
 
-import functools
-
 import chex
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxcv.ops.peaks import local_maxima
 from jaxcv.types import Array
 
 TARGETS = ("princeton", "bearpaw", "lua", "fan", "unbiased")
@@ -171,14 +169,14 @@ def decode(maps: Array, variant: str = "princeton", sigma: float = 1.0) -> tuple
     ValueError: no such variant.
   """
   known(variant, DECODERS, "decode")
-  maps = jnp.moveaxis(maps.astype(jnp.float32), -1, -3)  # [..., K, h, w]
+  maps = maps.astype(jnp.float32)
+  if variant == "princeton":  # theirs looks for the peak among local maxima; all else is 0
+    peaks = local_maxima(maps.reshape(-1, *maps.shape[-3:])).reshape(maps.shape)
+  maps = jnp.moveaxis(maps, -1, -3)  # [..., K, h, w]
   raw = maps
   if variant == "unbiased" and sigma:
     maps = _blur(raw, sigma)
-  if variant == "princeton":  # theirs looks for the peak among local maxima; all else is 0
-    x, y = _peak(jnp.where(maps == _highest_around(maps), maps, 0 * maps))
-  else:
-    x, y = _peak(maps)
+  x, y = _peak(jnp.moveaxis(peaks, -1, -3) if variant == "princeton" else maps)
   cell = jnp.stack([x, y], -1).astype(jnp.float32)
   if variant == "unbiased":
     return cell + _vertex(maps, x, y), _value(raw, x, y)
@@ -210,17 +208,6 @@ def _value(maps: Array, x: Array, y: Array) -> Array:
   height, width = maps.shape[-2:]
   index = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
   return jnp.take_along_axis(maps.reshape(*maps.shape[:-2], -1), index[..., None], -1)[..., 0]
-
-
-def _highest_around(maps: Array) -> Array:
-  """The maximum of each 3 x 3 neighbourhood of maps [..., h, w]."""
-  for axis in (maps.ndim - 1, maps.ndim - 2):
-    pads = [(0, 0)] * maps.ndim
-    pads[axis] = (1, 1)
-    wide = jnp.pad(maps, pads, constant_values=-jnp.inf)
-    maps = functools.reduce(jnp.maximum, [lax.slice_in_dim(wide, i, i + maps.shape[axis], axis=axis)
-                                          for i in range(3)])
-  return maps
 
 
 def _blur(maps: Array, sigma: float) -> Array:

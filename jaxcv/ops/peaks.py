@@ -12,13 +12,13 @@ def local_maxima(heat: Array) -> Array:
   """Heat where it equals the maximum of its 3 x 3 cells, elsewhere 0: all cells of a plateau stay.
 
   Args:
-    heat: [B, H, W, C], not negative (probabilities).
+    heat: [B, H, W, C].
 
   Returns:
     [B, H, W, C].
   """
   chex.assert_rank(heat, 4)
-  around = jnp.pad(heat, ((0, 0), (1, 1), (1, 1), (0, 0)))  # 0 is no more than any heat
+  around = jnp.pad(heat, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
   around = jnp.maximum(jnp.maximum(around[:, :-2], around[:, 1:-1]), around[:, 2:])
   around = jnp.maximum(jnp.maximum(around[:, :, :-2], around[:, :, 1:-1]), around[:, :, 2:])
   return jnp.where(heat == around, heat, 0)

@@ -50,6 +50,13 @@ def point_loss(kind: str, difference: Array, beta: float = 1.0, omega: float = 1
   return jnp.mean(cost, -1)
 
 
+def check_mirror(mirror: tuple[int, ...], num_keypoints: int) -> None:
+  """Raises a ValueError unless config.model.mirror is as long as config.model.flip_test needs it."""
+  if len(mirror) != num_keypoints:
+    raise ValueError(f"config.model.flip_test needs config.model.mirror: a number for each of the "
+                     f"{num_keypoints} keypoints, not {len(mirror)}")
+
+
 def mirrored_maps(maps: Array, mirror: tuple[int, ...]) -> Array:
   """Heatmaps of a mirrored picture as those of the picture: [..., h, w, K], left and right joints swapped."""
   return maps[..., ::-1, jnp.asarray(mirror)]

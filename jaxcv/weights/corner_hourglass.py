@@ -5,12 +5,31 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.weights.keymap import Path, Source, count, shape_of, torch_leaf
+from jaxcv.weights.keymap import Path, Plan, Source, count, rename, shape_of, torch_leaf
 
 # Our name of a layer -> theirs; what is not here has its number behind a dot.
 _NAMES = {"skip_conv": "skip.0", "skip_bn": "skip.1"}
 # config.data's fields of the tests of CornerNet and of the triplets: photos keep their size.
 TEST_DATA = {"resize": "keep", "centre": True, "buckets": ((511, 511), (511, 767), (767, 511), (767, 767))}
+
+
+def detector_plan(state: Mapping[str, np.ndarray], points: Sequence[str]) -> Plan:
+  """The plan for a file of CornerNet or of the triplets.
+
+  Args:
+    state: its keys may begin with module., as a network over GPUs is saved.
+    points: the kinds of points that have heads: "tl", "br" and of triplets "ct".
+  """
+  state = rename(state, [(r"module\.(.*)", r"\1")])
+  model = backbone_fields(state) | {
+      "num_classes": shape_of(state, f"{points[-1]}_heats.0.1.weight")[0],
+      "pooled": shape_of(state, f"{points[-1]}_cnvs.0.p1_conv1.conv.weight")[0]}
+
+  def source(path: Path) -> Source:
+    return backbone_source(path[2:]) if path[1] == "backbone" else head_source(path[1:])
+
+  return Plan(state, model, source, (r".*\.num_batches_tracked",), class_layers(points, model["stacks"]),
+              data=TEST_DATA)
 
 
 def backbone_fields(state: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _bearpaw(state: State) -> Plan:
   model = {"num_keypoints": shape_of(state, "score.0.weight")[0], "stacks": count(state, "score.{}.weight"),
            "width": widths[-1], "depth": depth, "blocks": blocks, "stem_widths": tuple(widths),
            "target": "bearpaw", "decode": "bearpaw", "stack_loss": "bearpaw", "mean": _BEARPAW_MEAN}
-  note = "bearpaw's code subtracts its data set's mean without dividing ; the mean set here is MPII's"
+  note = "bearpaw's code subtracts its data set's mean without dividing; the mean set here is MPII's"
   return _plan(state, model, names, notes=(note,))
 
 
