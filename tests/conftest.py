@@ -9,12 +9,14 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxcv
 
 # Programs for eight devices on two cores: on a busy machine a collective may wait longer than XLA's 40
 # seconds, and with the concurrency scheduler synchronised BatchNorm inside a scan can wait for itself. LLVM
-# is several times as fast with -O0, and tests compile more than they compute.
+# is several times as fast with -O0, and XLA's older emitters of fusions compile in a third of the time of its
+# newer ones: tests compile more than they compute.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_backend_optimization_level=0"])
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false", "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false"])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 if str(ROOT) not in sys.path:  # the programs under test are run from the root, and so import from there

@@ -26,18 +26,29 @@ def transposed(x, kernel, stride, padding):
 
 def same(f, g, *args):
   """Values and gradients of a smooth function of both."""
-  np.testing.assert_allclose(f(*args), g(*args), rtol=1e-5, atol=1e-5)
-  total = lambda h: jax.grad(lambda *a: jnp.sum(jnp.sin(h(*a))), (0, 1))(*args)
-  for a, b in zip(total(f), total(g), strict=True):
+  total = lambda h: jax.grad(lambda *a: jnp.sum(jnp.sin(h(*a))), (0, 1))
+  values, gradients = jax.jit(lambda *a: ([f(*a), g(*a)], [total(f)(*a), total(g)(*a)]))(*args)
+  np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+  for a, b in zip(*gradients, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def noise(*shape):
+  return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def kernel_of(layer, x):
+  """A kernel for the layer, of the size that it has with its first values."""
+  shape = jax.eval_shape(layer.init, jax.random.key(1), x)["params"]["kernel"].shape
+  return noise(*shape) / np.float32(np.sqrt(shape[0] * shape[1] * shape[2]))
 
 
 @pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (3, 1, 4), (3, 2, 4), (5, 2, 4),
                                                         (3, 2, 2)])
 def test_conv(size, stride, groups):
   layer = Conv(4, size, stride, groups=groups, bias=False)
-  x = jax.random.normal(jax.random.key(0), (2, 9, 8, 4))
-  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  x = noise(2, 9, 8, 4)
+  kernel = kernel_of(layer, x)
   assert kernel.shape == (size, size, 4 // groups, 4)
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x),
        lambda x, k: plain(x, k, stride, size // 2, groups), x, kernel)
@@ -45,8 +56,8 @@ def test_conv(size, stride, groups):
 
 def test_conv_of_many_small_maps():
   layer = Conv(3, 3, bias=False)
-  x = jax.random.normal(jax.random.key(0), (16, 4, 5, 128))
-  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"] / 8
+  x = noise(16, 4, 5, 128)
+  kernel = kernel_of(layer, x)
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x), lambda x, k: plain(x, k, 1, 1), x, kernel)
 
 
@@ -54,42 +65,41 @@ def test_conv_of_many_small_maps():
                          [(2, 2, 0), (4, 2, 1), (4, 4, 0), (3, 2, 1), (3, 2, 0)])
 def test_conv_transpose(size, stride, padding):
   layer = ConvTranspose(5, size, stride, padding)
-  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
-  params = layer.init(jax.random.key(1), x)["params"]
-  same(lambda x, k: layer.apply({"params": params | {"kernel": k}}, x),
-       lambda x, k: transposed(x, k, stride, padding), x, params["kernel"])
-  assert layer.apply({"params": params}, x).shape == (2, stride * 5, stride * 6, 5)
+  x = noise(2, 5, 6, 3)
+  run = lambda x, k: layer.apply({"params": {"kernel": k, "bias": jnp.ones(5)}}, x) - 1
+  kernel = kernel_of(layer, x)
+  same(run, lambda x, k: transposed(x, k, stride, padding), x, kernel)
+  assert jax.eval_shape(run, x, kernel).shape == (2, stride * 5, stride * 6, 5)
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(4, 2, 1), (8, 4, 2), (3, 2, 1), (2, 2, 0)])
 def test_depthwise_conv_transpose(size, stride, padding):
   layer = ConvTranspose(3, size, stride, padding, groups=3)
-  x = jax.random.normal(jax.random.key(0), (2, 4, 3, 3))
-  params = layer.init(jax.random.key(1), x)["params"]
-  same(lambda x, k: layer.apply({"params": params | {"kernel": k}}, x),
-       lambda x, k: transposed(x, k * jnp.eye(3), stride, padding), x, params["kernel"])
+  x = noise(2, 4, 3, 3)
+  same(lambda x, k: layer.apply({"params": {"kernel": k, "bias": jnp.ones(3)}}, x) - 1,
+       lambda x, k: transposed(x, k * jnp.eye(3), stride, padding), x, kernel_of(layer, x))
   with pytest.raises(ValueError, match="3 groups of 3 channels to 6"):
-    ConvTranspose(6, size, stride, padding, groups=3).init(jax.random.key(0), x)
+    jax.eval_shape(ConvTranspose(6, size, stride, padding, groups=3).init, jax.random.key(0), x)
 
 
 def test_conv_transpose_refuses_holes():
   with pytest.raises(ValueError, match="leaves holes"):
-    ConvTranspose(5, 1, 2, 0).init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+    jax.eval_shape(ConvTranspose(5, 1, 2, 0).init, jax.random.key(0), noise(1, 4, 4, 3))
 
 
 @pytest.mark.parametrize(("size", "padding"), [(7, 3), (4, 1), (3, 0)])
 def test_conv_to_few_outputs(size, padding):
   layer = Conv(3, size, padding=padding, bias=False)
-  x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
-  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  x = noise(2, 9, 8, 6)
+  kernel = kernel_of(layer, x)
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x),
        lambda x, k: plain(x, k, 1, padding), x, kernel)
 
 
 def test_conv_to_few_pixels():
   layer = Conv(8, 4, 2, 1, bias=False)
-  x = jax.random.normal(jax.random.key(0), (2, 8, 7, 6))
-  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  x = noise(2, 8, 7, 6)
+  kernel = kernel_of(layer, x)
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x), lambda x, k: plain(x, k, 2, 1), x, kernel)
 
 
@@ -98,8 +108,8 @@ def test_conv_to_few_pixels():
 @pytest.mark.parametrize(("size", "padding"), [(4, 1), (3, 1), (3, 0)])
 def test_conv_transpose_forms(side, features, size, padding):
   layer = ConvTranspose(features, size, 2, padding, bias=False)
-  x = jax.random.normal(jax.random.key(0), (2, side, side - 1, 5))
-  kernel = layer.init(jax.random.key(1), x)["params"]["kernel"]
+  x = noise(2, side, side - 1, 5)
+  kernel = kernel_of(layer, x)
   same(lambda x, k: layer.apply({"params": {"kernel": k}}, x),
        lambda x, k: transposed(x, k, 2, padding), x, kernel)
 
@@ -108,11 +118,12 @@ def test_second_derivatives_of_the_quick_forms():
   """A gradient penalty differentiates a gradient."""
   net = lambda k: lambda x: Conv(1, 4, padding=1, bias=False).apply({"params": {"kernel": k}}, x)
   slow = lambda k: lambda x: plain(x, k, 1, 1)
-  x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
-  kernel = jax.random.normal(jax.random.key(1), (4, 4, 8, 1)) / 8
+  x = noise(2, 6, 6, 8)
+  kernel = noise(4, 4, 8, 1) / 8
 
   def penalty(of):
-    return jax.grad(lambda k: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(of(k)(x))))(x) ** 2))(kernel)
+    square = lambda k: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(of(k)(x))))(x) ** 2)
+    return jax.jit(jax.grad(square))(kernel)
 
   np.testing.assert_allclose(penalty(net), penalty(slow), rtol=1e-4, atol=1e-4)
 
@@ -122,7 +133,7 @@ def test_reflection_is_without_the_edge():
   padded = reflect_pad(x, 2)[0, :, 2, 0]
   np.testing.assert_array_equal(padded, [8, 4, 0, 4, 8, 12, 8, 4])
   layer = Conv(2, 5, reflect=True, bias=False)
-  kernel = layer.init(jax.random.key(0), x)["params"]["kernel"]
+  kernel = kernel_of(layer, x)
   mirrored = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
   np.testing.assert_allclose(layer.apply({"params": {"kernel": kernel}}, x), plain(mirrored, kernel, 1, 0),
                              rtol=1e-5)

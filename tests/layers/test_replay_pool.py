@@ -15,27 +15,28 @@ SIZE, ROWS = 6, 4
 
 
 def constant(*values):
-  return jnp.asarray(values, jnp.float32)[:, None, None, None]
+  return np.array(values, np.float32)[:, None, None, None]
 
 
 def keys(step):
   return row_keys(jax.random.key(step), "generate", jnp.arange(ROWS))
 
 
-def run(pool, variables, images, rng, real=None):
-  real = jnp.ones(len(images), bool) if real is None else real
+def run(pool, variables, images, rng):
+  real = jnp.ones(len(images), bool)
   return nn.apply(lambda pool: pool(images, real, rng), pool, mutable=["pool"])(variables)
 
 
-def empty(pool):
-  return pool.init(jax.random.key(0), jnp.zeros((ROWS, 2, 2, 3)), jnp.ones(ROWS, bool), keys(0))
+def empty(pool, images):
+  rng = jax.random.split(jax.random.key(0), len(images))
+  return jax.jit(pool.init)(jax.random.key(0), images, np.ones(len(images), bool), rng)
 
 
 def several(step, steps=5):
   """(pool, what was shown in each of several steps) by step(variables, images, rng) -> (shown, variables)."""
-  variables, shown = empty(ReplayPool(SIZE)), []
+  variables, shown = empty(ReplayPool(SIZE), np.zeros((ROWS, 2, 2, 3), np.float32)), []
   for i in range(steps):
-    images = jnp.arange(ROWS * 12, dtype=jnp.float32).reshape(ROWS, 2, 2, 3) + 100 * i
+    images = np.arange(ROWS * 12, dtype=np.float32).reshape(ROWS, 2, 2, 3) + 100 * i
     out, variables = step(variables, images, keys(i))
     shown.append(np.asarray(out).reshape(ROWS, 2, 2, 3))
   return jax.tree.map(np.asarray, variables), shown
@@ -43,23 +44,24 @@ def several(step, steps=5):
 
 def test_rule():
   """Fills first; then swaps where told, in order, so that a row can get what an earlier row has stored."""
-  stored, count = jnp.zeros((2, 1, 1, 1)), jnp.int32(0)
-  always, first, real = jnp.ones(3, bool), jnp.zeros(3, int), jnp.ones(3, bool)
-  stored, count, shown = replay(stored, count, constant(1, 2, 3), always, first, real)
+  step = jax.jit(replay)
+  stored, count = np.zeros((2, 1, 1, 1), np.float32), np.int32(0)
+  always, first, real = np.ones(3, bool), np.zeros(3, np.int32), np.ones(3, bool)
+  stored, count, shown = step(stored, count, constant(1, 2, 3), always, first, real)
   assert shown.ravel().tolist() == [1, 2, 1] and stored.ravel().tolist() == [3, 2] and count == 2
-  stored, count, shown = replay(stored, count, constant(4, 5, 6), always, first, real)
+  stored, count, shown = step(stored, count, constant(4, 5, 6), always, first, real)
   assert shown.ravel().tolist() == [3, 4, 5] and stored.ravel().tolist() == [6, 2]
-  stored, count, shown = replay(stored, count, constant(7, 8, 9), ~always, first, real)
+  stored, count, shown = step(stored, count, constant(7, 8, 9), ~always, first, real)
   assert shown.ravel().tolist() == [7, 8, 9] and stored.ravel().tolist() == [6, 2]
-  real = jnp.asarray([True, False, True])
-  stored, count, shown = replay(stored, count, constant(7, 8, 9), always, first + 1, real)
+  real = np.array([True, False, True])
+  stored, count, shown = step(stored, count, constant(7, 8, 9), always, first + 1, real)
   assert shown.ravel().tolist() == [2, 8, 7] and stored.ravel().tolist() == [6, 9]
 
 
 def test_half_is_swapped_evenly():
   pool = ReplayPool(3)
-  images, rng = jnp.arange(3000.0)[:, None, None, None] + 1, jax.random.split(jax.random.key(0), 3000)
-  variables = pool.init(jax.random.key(0), images, jnp.ones(3000, bool), rng)
+  images, rng = constant(*range(1, 3001)), jax.random.split(jax.random.key(0), 3000)
+  variables = empty(pool, images)
   shown, variables = jax.jit(functools.partial(run, pool))(variables, images, rng)
   old = np.asarray(shown != images).ravel()
   assert not old[:3].any() and 0.46 < old[3:].mean() < 0.54
@@ -70,15 +72,11 @@ def test_half_is_swapped_evenly():
 
 def test_no_pool_and_no_gradient():
   images = constant(1, 2, 3, 4)
-  assert not empty(ReplayPool(0))
+  assert not empty(ReplayPool(0), images)
   shown, _ = run(ReplayPool(0), {}, images, keys(0))
   assert (shown == images).all()
-  gradient = jax.grad(lambda x: run(ReplayPool(2), empty_of(2, images), x, keys(0))[0].sum())(images)
-  assert not gradient.any()
-
-
-def empty_of(size, images):
-  return ReplayPool(size).init(jax.random.key(0), images, jnp.ones(len(images), bool), keys(0))
+  variables = empty(ReplayPool(2), images)
+  assert not jax.jit(jax.grad(lambda x: run(ReplayPool(2), variables, x, keys(0))[0].sum()))(images).any()
 
 
 def test_one_pool_on_any_number_of_devices():

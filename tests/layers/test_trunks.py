@@ -38,7 +38,7 @@ def test_unknown_name_lists_all():
 
 def test_pyramid_on_odd_sizes():
   maps = [jnp.zeros((1, *size, 8)) for size in ((17, 23), (9, 12), (5, 6))]
-  levels, _ = FPN(4).init_with_output(jax.random.key(0), maps)
+  levels, _ = jax.eval_shape(FPN(4).init_with_output, jax.random.key(0), maps)
   assert [x.shape for x in levels] == [(1, 17, 23, 4), (1, 9, 12, 4), (1, 5, 6, 4), (1, 3, 3, 4)]
 
 

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seeded
+from gradients import value_and_gradients
 
 from jaxcv.models import centernet
 from jaxcv.ops.warp import crop_transform, transform_points, warp_image
 from jaxcv.types import Instances
-from jaxcv.weights.centernet import plan
 from jaxcv.weights.convert import map_state
 
 NCHW = (0, 3, 1, 2)
@@ -129,25 +129,20 @@ def run_loss(manifest, inputs):
   image, truth = warped(manifest, inputs)
   batch = {"image": image, "real": np.ones(1, bool), "instances": jax.tree.map(lambda x: x[None], truth)}
 
-  def total(params):
-    values = variables | {"params": params}
-    heads = nn.apply(lambda net: net(image), module)(values)
-    terms = nn.apply(lambda net: centernet.loss(net, batch, None), module)(values)
+  def total(variables, batch):
+    run = nn.apply(lambda net: centernet.loss(net, batch, None), module, mutable=["intermediates"],
+                   capture_intermediates=lambda part, method: part.name is None and method == "__call__")
+    terms, new = run(variables)
     terms = {name: mean.value() for name, mean in terms.items()}
-    return sum(terms.values()), (terms, heads[0])
+    return sum(terms.values()), (terms, new["intermediates"]["__call__"][0][0])
 
-  (loss, (terms, heads)), grads = jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(
-      variables["params"]))
+  (loss, (terms, heads)), grads = value_and_gradients(
+      total, manifest, "centernet", "xingyizhou", variables, batch)
   out = {"input": normalised(image), "loss/loss": loss}
   out |= {f"head/{name}": nchw(heads[ours]) for name, ours in OURS.items() if ours in heads}
   weights = {"size": 0.1}
   out |= {f"loss/{TERMS[name]}": value / weights.get(name, 1) for name, value in terms.items()}
-  source = plan(seeded.state_dict(manifest), "xingyizhou").source
-  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    of = source(("params", *(part.key for part in path)))
-    if of.key in manifest["grads_of"]:
-      out[f"grad/{of.key}"] = grad.transpose(3, 2, 0, 1) if grad.ndim == 4 else grad
-  return out
+  return out | grads
 
 
 def run_decode(manifest, inputs):

@@ -9,19 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seeded
+from gradients import value_and_gradients
 
 from jaxcv.ops import corner_boxes, corners, nms
 from jaxcv.ops.soft_nms import soft_nms
 from jaxcv.ops.views import View
 from jaxcv.types import Instances
-from jaxcv.weights import keymap
 from jaxcv.weights.convert import map_state
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 FLAVOURS = {"cornernet": "princeton", "centernet_triplets": "duankaiwen"}
 CLASSES = {"cornernet": "CornerNet", "centernet_triplets": "CenterNetTriplets"}
 PARTS = {"heats": "heat", "tags": "tag", "regrs": "offset"}
-BACK = {keymap.conv: lambda x: x.transpose(3, 2, 0, 1), keymap.same: np.asarray}
 METHODS = {0: "hard", 1: "linear", 2: "gaussian"}
 
 
@@ -107,13 +106,14 @@ def run_train(manifest, inputs):
     terms = [model.stack_loss(net, maps, wanted, valid, batch["real"]) for maps in stacks]
     return stacks[-1], wanted, corners.mean_of_stacks(terms), terms[-1]
 
-  def total(params, batch):
-    last, wanted, terms, own = nn.apply(stages, net)(variables | {"params": params}, batch)
+  def total(variables, batch):
+    last, wanted, terms, own = nn.apply(stages, net)(variables, batch)
     value = lambda terms: {name: mean.value() for name, mean in terms.items()}
     return sum(value(terms).values()), (last, wanted, value(terms), value(own))
 
-  run = jax.jit(jax.value_and_grad(total, has_aux=True))
-  (whole, (last, wanted, terms, own)), grads = jax.device_get(run(variables["params"], batch))
+  name, _ = architecture(manifest)
+  (whole, (last, wanted, terms, own)), grads = value_and_gradients(
+      total, manifest, name, FLAVOURS[name], variables, batch)
   heat = lambda terms: sum(value for name, value in terms.items() if name.endswith("_heat"))
   out = {"loss/total": whole[None], "last_loss/focal": heat(own), "last_loss/offset": own["offset"]}
   out |= {f"last_loss/{name}": own[name] / net.tag_weight for name in ("pull", "push")}
@@ -126,19 +126,7 @@ def run_train(manifest, inputs):
     out |= {f"last/{name}_regr": read(f"{name}_offset")}
     if f"{name}_tag" in last:
       out[f"last/{name}_tag"] = read(f"{name}_tag")
-  return out | gradients(manifest, grads)
-
-
-def gradients(manifest, grads):
-  name, _ = architecture(manifest)
-  shapes = {entry["name"]: np.broadcast_to(np.float32(0), entry["shape"]) for entry in manifest["weights"]}
-  plan = importlib.import_module(f"jaxcv.weights.{name}").plan(shapes, FLAVOURS[name])
-  out = {}
-  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    of = plan.source(("params", *(p.key for p in path)))
-    if of.key in manifest["grads_of"]:
-      out[f"grad/{of.key}"] = BACK[of.layout](grad)
-  return out
+  return out | grads
 
 
 # --- functions --------------------------------------------------------------------------------------------

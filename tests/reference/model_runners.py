@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import seeded
 from data_runners import nearest
+from gradients import value_and_gradients
 
 from jaxcv.data.transforms import resize, resized
 from jaxcv.layers.roi_heads import sample_rois
@@ -20,7 +21,7 @@ from jaxcv.ops.images import normalise
 from jaxcv.ops.keypoints import keypoint_probabilities, keypoints_from_heatmaps
 from jaxcv.ops.masks import paste_mask_detectron2, paste_mask_torchvision
 from jaxcv.types import Instances
-from jaxcv.weights import keymap, mobilenet, resnet
+from jaxcv.weights import mobilenet, resnet
 from jaxcv.weights.convert import map_state
 
 NCHW = (0, 3, 1, 2)
@@ -233,14 +234,14 @@ def run_torchvision_train(manifest, inputs):
   truth = truth_table(examples, batch["image"].shape[1:3])
   batch |= {"instances": truth}
 
-  def total(params, batch):
-    run = nn.apply(lambda net, batch: model.loss(net, batch, None), module)
-    terms = {name: mean.value() for name, mean in run(variables | {"params": params}, batch).items()}
-    return sum(terms.values()), terms
+  def total(variables, batch):
+    terms = nn.apply(lambda net, batch: model.loss(net, batch, None), module)(variables, batch)
+    terms = {name: mean.value() for name, mean in terms.items()}
+    sampled = nn.apply(lambda net, batch: training_stages(net, model, batch), module)(variables, batch)
+    return sum(terms.values()), (terms, sampled)
 
-  grads, terms = jax.device_get(jax.jit(jax.grad(total, has_aux=True))(variables["params"], batch))
-  stages = jax.jit(nn.apply(lambda net, batch: training_stages(net, model, batch), module))
-  labels, found, rois = jax.device_get(stages(variables, batch))
+  (_, (terms, (labels, found, rois))), grads = value_and_gradients(
+      total, manifest, recipe, "torchvision", variables, batch)
   out = {f"loss/{LOSSES[name]}": value for name, value in terms.items()}
   out |= {f"rpn_labels/{i}": row for i, row in enumerate(labels)}
   sampled = {"proposals": [], "labels": [], "targets": [], "count": []}
@@ -255,23 +256,7 @@ def run_torchvision_train(manifest, inputs):
     sampled["targets"].append(encode_boxes(truth.boxes[i][matched], boxes, (10, 10, 5, 5)))
     sampled["count"].append([len(order)])
   out |= {f"sampled_{name}": np.concatenate(values) for name, values in sampled.items()}
-  return out | gradients(manifest, recipe, grads)
-
-
-BACK = {keymap.conv: lambda x: x.transpose(3, 2, 0, 1), keymap.deconv: lambda x: x.transpose(2, 3, 0, 1),
-        keymap.dense: lambda x: x.T, keymap.same: lambda x: x}
-
-
-def gradients(manifest, recipe, grads):
-  """The gradients that the case stores, found by the key map and brought back into the original's layout."""
-  key_map = importlib.import_module(f"jaxcv.weights.{recipe}")
-  source = key_map.plan(seeded.state_dict(manifest), "torchvision").source
-  out = {}
-  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-    of = source(("params", *(p.key for p in path)))
-    if of.key in manifest["grads_of"]:
-      out[f"grad/{of.key}"] = BACK[of.layout](grad)
-  return out
+  return out | grads
 
 
 # --- detectron2's detectors -------------------------------------------------------------------------------
