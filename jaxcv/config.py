@@ -22,23 +22,26 @@ def base(recipe: str) -> config_dict.ConfigDict:
       cache="~/.cache/jaxcv",  # compiled programs are kept here; "" to keep none
       model=dict(),
       data=dict(
-          source="scenes",  # "scenes" (embedded), "coco" (a folder), "tfds" (the TFDS catalog)
+          source="scenes",  # "scenes", "face_scenes" (embedded), "coco", "wider_face" (files) or "tfds"
           dir="~/.cache/jaxcv/data",  # where prepared TFDS sets live
           name=unset(str),  # of the TFDS set
           images=unset(str), annotations=unset(str),  # COCO: folder and JSON file for training
           val_images=unset(str), val_annotations=unset(str),  # and for evaluation
+          subsets=unset(str),  # WIDER FACE: folder of its lists of easy, medium and hard faces
           train_size=2000, val_size=200, side=128,  # scenes: how many, and their height and width
           batch_size=16, eval_batch_size=16,  # of all devices together
           buckets=((128, 128),),  # (height, width): one compilation for each
           short_side=(128,), eval_short_side=128, long_side=128,  # training draws one of the short sides
-          resize="torchvision",  # or "detectron2": how sizes are rounded; or "keep": no resizing
+          resize="torchvision",  # or "detectron2", "opencv": how sizes are rounded; "keep": none;
+          # or "square": both sides become short_side
           flip=0.5,  # probability of a mirror image
-          view="",  # "cornernet" or "centernet": their random windows in place of resizing and crop
+          view="",  # "cornernet", "centernet", "retinaface", "yolact": windows in place of resizing and crop
           centre=False,  # pad on all sides, not at the right and at the bottom alone
           crop=0.0, crop_scale=(0.5, 1.0),  # probability of a random window; its sides, as shares
           colour=0.0,  # strength of random brightness, contrast, saturation and hue
           max_instances=100,  # length of the table of ground truth
-          masks=True, keypoints=False,  # what is read of each object
+          masks=True, keypoints=False, mesh=False,  # what is read of each object
+          mesh_stride=1,  # face_scenes: every n-th row and column of a face's mesh of 33 x 33 vertices
           classes=(),  # names of the classes that are kept, () for all
           filter_empty=False,  # leave images without objects out of training
           on_bad="error",  # or "skip": leave bad images and annotations out, and count them

@@ -36,6 +36,7 @@ class Detections(NamedTuple):
     scores: [n] float32.
     masks: [n, H, W] bool, or None if the model has no masks.
     keypoints: [n, K, 3] float32, x, y and score, or None.
+    mesh: [n, P, 3] float32, the vertices of faces: x, y, and z towards the viewer from their mean, or None.
     heatmaps: [h, w, D] float32 in 0..1, what they were read from, covering the photo; or None.
   """
 
@@ -45,6 +46,7 @@ class Detections(NamedTuple):
   scores: np.ndarray
   masks: np.ndarray | None = None
   keypoints: np.ndarray | None = None
+  mesh: np.ndarray | None = None
   heatmaps: np.ndarray | None = None
 
 

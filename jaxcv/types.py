@@ -11,6 +11,7 @@ A batch is a dict of arrays whose leading axis is B:
   real           [B] bool: false for rows that only fill the last evaluation batch
   image_id       [B] int32
   origin         [B, 2] int32: x and y of the valid part's corner, where the padding is on all sides
+  scale          [B] float32: how much larger it is than the photo, where that is not the ratio of sizes
   instances      Instances: the ground truth
   semantic       [B, H, W] int32, 255 = ignore
 
@@ -45,6 +46,9 @@ class Instances:
     masks: [B, N, S, S], cropped to the box: uint8 in 0..255 (coverage) for ground truth, float32
       probabilities for detections.
     keypoints: [B, N, K, 3] float32: x, y and visibility (0 absent, 1 hidden, 2 visible) or score.
+    mesh: [B, N, P, 3] float32, the vertices of a face's surface: x and y in pixels of the padded image, z in
+      the same unit towards the viewer, relative to the face's mean. A row of zeros has no mesh.
+    mask_scores: [B, N] float32, of masks where these are not judged by `scores`.
     ids: [B, N] int32, track ids.
     frames: [B, N, 4], the windows that the masks cover where these are not the boxes: a whole-image mask
       is the crop whose frame is the image.
@@ -59,6 +63,8 @@ class Instances:
   crowd: Array | None = None
   masks: Array | None = None
   keypoints: Array | None = None
+  mesh: Array | None = None
+  mask_scores: Array | None = None
   ids: Array | None = None
   frames: Array | None = None
   heatmaps: Array | None = None
@@ -121,11 +127,13 @@ class Metric(NamedTuple):
     compute: (stats, source) -> dict[str, float]; numpy, on the host. `source` is the data set, whose
       `truth()` holds the annotations as they are written, at the original resolution.
     merge: "sum" adds the stats of all batches; "rows" hands over a list with one tree per image.
+    keep: of "rows", what is held in memory of an image's tree until `compute` gets it; numpy, on the host.
   """
 
   update: Callable[[Any, Batch], PyTree]
   compute: Callable[[PyTree, Any], dict[str, float]]
   merge: str = "sum"
+  keep: Callable[[PyTree], PyTree] = lambda row: row
 
 
 def _nothing(net: nn.Module, batch: Batch, rng: Array) -> dict[str, Array]:

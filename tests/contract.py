@@ -21,7 +21,7 @@ DEVICES = 4
 
 
 def detection_batch(rows: int, side: int, classes: int, *, keypoints: int = 0, masks: bool = False,
-                    slots: int = 5, seed: int = 0) -> dict[str, Any]:
+                    mesh: int = 0, slots: int = 5, seed: int = 0) -> dict[str, Any]:
   """A batch of noise with boxes; row 0 has no instance, and one row has a full table."""
   rng = np.random.default_rng(seed)
   corner = rng.uniform(0, 0.6 * side, (rows, slots, 2))
@@ -34,6 +34,10 @@ def detection_batch(rows: int, side: int, classes: int, *, keypoints: int = 0, m
       valid=valid, crowd=np.zeros((rows, slots), bool),
       masks=rng.integers(0, 256, (rows, slots, 112, 112)).astype(np.uint8) if masks else None,
       keypoints=np.concatenate([points, seen], -1).astype(np.float32) if keypoints else None)
+  if mesh:
+    within = rng.uniform(0, 0.3, (rows, slots, mesh, 3)) * side
+    instances = instances.replace(mesh=(within + np.pad(corner, [(0, 0)] * 2 + [(0, 1)])[:, :, None]).astype(
+        np.float32))
   size = np.full((rows, 2), side, np.int32)
   return {"image": rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8), "size": size,
           "original_size": size, "real": np.ones(rows, bool), "image_id": np.arange(rows, dtype=np.int32),
@@ -65,7 +69,7 @@ def with_garbage(batch: dict[str, Any]) -> dict[str, Any]:
   return batch | {"instances": instances.replace(
       boxes=spoil(instances.boxes, np.nan), classes=spoil(instances.classes, 99),
       crowd=spoil(instances.crowd, True), masks=spoil(instances.masks, 77),
-      keypoints=spoil(instances.keypoints, np.nan))}
+      keypoints=spoil(instances.keypoints, np.nan), mesh=spoil(instances.mesh, np.nan))}
 
 
 def check_recipe(recipe: Recipe, batch: dict[str, Any], predictions: Any, folder: Any, *,

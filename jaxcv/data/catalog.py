@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxcv.data.images import decode_image, image_size
 from jaxcv.data.source import Labels, report_faults
+from jaxcv.data.wider_face import read_subsets
 
 # The first of these that the set has; those of two domains (cycle_gan) have the domain's letter.
 SPLITS = {"train": ("train",), "val": ("validation", "val", "test"), "train_a": ("trainA",),
@@ -23,18 +24,21 @@ SPLITS = {"train": ("train",), "val": ("validation", "val", "test"), "train_a": 
 CLASS_FIELDS = ("label", "type", "category", "objects_category")
 CROWD_FIELDS = ("is_crowd", "is_difficult", "is_group_of", "invalid")  # ignored in matching and in metrics
 ONE_CLASS = {"wider_face": "face"}  # sets whose boxes have no class
+FLAT = ("wider_face",)  # sets whose own lists have boxes without area, which is then no fault
 
 
 class CatalogBoxes:
   """A split of a TFDS set whose records hold an image and a sequence of boxes, as a Source.
 
   Image ids are the records' positions. What a set marks as crowd, difficult (VOC), a group (Open Images) or
-  invalid (WIDER FACE) is a crowd region. Boxes without area or class are left out; `faults` names them.
+  invalid (WIDER FACE) is a crowd region. Boxes without area or class are left out; `faults` names them, but
+  for WIDER FACE's without area.
 
   Args:
     records: a TFDS data source, images not decoded.
     features: the set's features.
     name: the set's name, for errors.
+    subsets: of WIDER FACE, the official lists as data.wider_face.read_subsets has them.
 
   Attributes:
     labels: what the classes mean.
@@ -44,8 +48,9 @@ class CatalogBoxes:
     ValueError: the records have no image or no boxes with classes.
   """
 
-  def __init__(self, records: Any, features: Any, name: str):
-    self.name = name
+  def __init__(self, records: Any, features: Any, name: str,
+               subsets: dict[str, dict[str, np.ndarray]] | None = None):
+    self.name, self.subsets = name, subsets or {}
     self._records = records
     self._image, self._objects = _find_fields(features, name)
     fields = dict(features[self._objects].feature.items())
@@ -71,7 +76,7 @@ class CatalogBoxes:
       rows, keep = self._rows(record, *sizes[index])
       self.faults += [f"{name}: box {i} ({self.labels.classes[rows['classes'][i]]}) has no area"
                       if rows["classes"][i] >= 0 else f"{name}: box {i} has no class"
-                      for i in np.flatnonzero(~keep)]
+                      for i in np.flatnonzero(~keep) if self.name.partition("/")[0] not in FLAT]
     return sizes
 
   def __len__(self) -> int:
@@ -105,15 +110,27 @@ class CatalogBoxes:
     images, annotations = [], []
     for index, (height, width) in enumerate(self.sizes().tolist()):
       images.append({"id": index, "file_name": str(index), "height": height, "width": width})
-      rows = self._instances(self._records[index], height, width)
-      for (x1, y1, x2, y2), c, crowd in zip(*(rows[key].tolist() for key in ("boxes", "classes", "crowd")),
-                                            strict=True):
-        annotations.append({"id": len(annotations) + 1, "image_id": index, "category_id": c + 1,
-                            "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
-                            "iscrowd": int(crowd)})
+      record = self._records[index]
+      rows, keep = self._rows(record, height, width)
+      for n in np.flatnonzero(keep).tolist():
+        x1, y1, x2, y2 = rows["boxes"][n].tolist()
+        annotation = {"id": len(annotations) + 1, "image_id": index,
+                      "category_id": int(rows["classes"][n]) + 1,
+                      "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
+                      "iscrowd": int(rows["crowd"][n])}
+        if self.subsets:
+          annotation["subsets"] = self._subsets_of(record, n)
+        annotations.append(annotation)
     names = zip(self.labels.category_ids, self.labels.classes, strict=True)
     return {"images": images, "annotations": annotations,
             "categories": [{"id": key, "name": name} for key, name in names]}
+
+
+  def _subsets_of(self, record: dict, number: int) -> list[str]:
+    """The official subsets that a record's face `number` belongs to, by the photo's name."""
+    photo = record["image/filename"]
+    photo = photo.decode() if isinstance(photo, bytes) else str(photo)
+    return [name for name, lists in self.subsets.items() if number in lists.get(photo, ())]
 
 
 def open_catalog(data: Any, split: str) -> CatalogBoxes:
@@ -121,7 +138,8 @@ def open_catalog(data: Any, split: str) -> CatalogBoxes:
 
   Args:
     data: config.data; `name` is the set, with its config if it has several ("voc/2007", "wider_face",
-      "kitti"), `dir` the TFDS folder in which it was prepared.
+      "kitti"), `dir` the TFDS folder in which it was prepared; `subsets`, of wider_face's evaluation, the
+      folder of the official lists, or unset.
     split: "train" or "val" (validation, or test if the set has no other).
 
   Raises:
@@ -135,7 +153,8 @@ def open_catalog(data: Any, split: str) -> CatalogBoxes:
     raise ValueError("Sets of the TFDS catalog are read for their boxes: set config.data.masks=False, "
                      "config.data.keypoints=False and config.model.masks=False.")
   records, features, folder = open_records(data, split, lambda f: _find_fields(f, data.name)[0])
-  source = CatalogBoxes(records, features, data.name)
+  subsets = read_subsets(data.subsets) if split == "val" and data.subsets else {}
+  source = CatalogBoxes(records, features, data.name, subsets)
   report_faults(source.faults, data.on_bad, str(folder))
   return source
 

@@ -18,9 +18,11 @@ from jaxcv.data.folders import CocoFolder, coco_paths
 from jaxcv.data.pipeline import bucket_of
 from jaxcv.data.scenes import SMALL, statistics
 from jaxcv.data.source import Source, open_source
+from jaxcv.data.wider_face import WiderFace
 from jaxcv.viz.pictures import contact_sheet, draw_instances
 
-OBJECTS = ("scenes", "coco", "tfds")  # sources with annotations; the others are of whole pictures
+# Sources with annotations; the others are of whole pictures.
+OBJECTS = ("scenes", "coco", "tfds", "face_scenes", "wider_face")
 SHOWN = 12  # pictures of a split on the contact sheet
 
 
@@ -125,7 +127,7 @@ def _check_split(data: Any, split: str) -> tuple[list[str], list[str], Source | 
       lenient = data.copy_and_resolve_references()
       lenient.on_bad = "skip"
       source = open_source(lenient, split)
-      faults = list(getattr(source, "faults", ()))
+      faults, notes = list(getattr(source, "faults", ())), list(getattr(source, "notes", ()))
   except (ValueError, OSError) as error:
     return faults + [str(error)], notes, None
   broken, counts = _read_all(source, split, data.threads)
@@ -138,7 +140,8 @@ def _check_split(data: Any, split: str) -> tuple[list[str], list[str], Source | 
     notes.append(f"{len(crowded)} images have more objects (up to {max(crowded)}) than "
                  f"config.data.max_instances={data.max_instances}: the smallest of each are not trained on")
   try:
-    bucket_of(source.sizes(), data, data.short_side if split == "train" else (data.eval_short_side,))
+    if split == "val" or not data.view:  # a window is of the first bucket's size
+      bucket_of(source.sizes(), data, data.short_side if split == "train" else (data.eval_short_side,))
   except ValueError as error:
     faults.append(str(error))
   return faults, notes, source
@@ -206,10 +209,10 @@ def _labels_faults(train: Any, val: Any) -> list[str]:
 
 
 def _leaks(train: Source, val: Source) -> list[str]:
-  """The photos that are in both splits of a COCO-format set."""
-  if not isinstance(train, CocoFolder):
+  """The photos that are in both splits of a set of files."""
+  if not isinstance(train, CocoFolder | WiderFace):
     return []
-  files = [{Path(source.folder, image["file_name"]).resolve() for image in source.images}
+  files = [{Path(source.folder, image["file_name"]).resolve() for image in source.truth()["images"]}
            for source in (train, val)]
   return [f"{file} is in the train split too" for file in sorted(files[0] & files[1])]
 

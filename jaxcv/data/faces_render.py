@@ -19,12 +19,14 @@ import numpy as np
 from jaxcv.data.faces_paint import paint_face, paint_hair
 from jaxcv.data.faces_shape import (
   CROWN,
+  FARTHEST,
   Face,
   Grid,
   draw_face,
   face_points,
   hair_mask,
   head_surface,
+  row_heights,
 )
 from jaxcv.data.scenes_render import draw_background
 from jaxcv.data.scenes_sprites import THINGS, draw_thing
@@ -34,6 +36,8 @@ COARSE = 4  # the surface is computed at every fourth point of the grid
 NEARNESS = 0.06  # how much larger a thing gets per unit of length that it is nearer
 FILL = 0.65  # longer side of the points' extent over the side that render_face is told of
 HIDDEN = 0.14  # a point is hidden by the head itself if the surface before it is nearer by this
+MESH = 33  # rows and columns of a face's mesh
+MESH_TOP, MESH_BOTTOM, MESH_SIDE = -0.46, 0.995, np.radians(75)  # heights as shares of the chin's; an angle
 
 
 class RenderedFace(NamedTuple):
@@ -47,6 +51,24 @@ class RenderedFace(NamedTuple):
 
   image: np.ndarray
   points: np.ndarray
+
+
+class RenderedHead(NamedTuple):
+  """A head with neck and shoulders, cut out. Places are in pixels, a pixel's edges being at whole numbers.
+
+  Attributes:
+    colour: float32 [S, S, 3] RGB in 0..255, times alpha.
+    alpha: float32 [S, S] in 0..1, the part of each pixel that is covered.
+    points: float32 [68, 3]: x, y, and visibility: 2 seen, 1 hidden by the head itself or by dark glasses.
+    mesh: float32 [33 * 33, 3], the face's surface from the forehead to the chin, row by row, each from the
+      picture's left to its right if the face looks at the viewer: x, y, and z towards the viewer, all in
+      pixels, the mean of z being 0.
+  """
+
+  colour: np.ndarray
+  alpha: np.ndarray
+  points: np.ndarray
+  mesh: np.ndarray
 
 
 class _View(NamedTuple):
@@ -77,23 +99,69 @@ def render_face(rng: np.random.Generator, side: int = 64, room: float = 1.25) ->
   canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.3, 0.03 * size))
   view = _look(rng, face, side, size)
   light = _light(rng)
-  fineness = _fineness(size)
-  rows, columns = (int(np.ceil(n * view.scale * fineness)) for n in (4.4, 5.0))
-  surface = head_surface(face, rows // COARSE, columns // COARSE)
+  surface, skin = _skin(rng, face, view, size)
+  points, seen = _person(rng, canvas, face, view, light, surface, skin)
+  if rng.random() < 0.2:
+    seen &= ~_occlude(rng, canvas, points[:, :2], side)
+  image = develop(rng, canvas)
+  inside = ((points[:, :2] >= 0) & (points[:, :2] < size)).all(1)
+  pixels = np.where(inside[:, None], points[:, :2] - 0.5, 0)
+  return RenderedFace(image, np.c_[pixels, np.where(inside, 1 + seen, 0)].astype(np.float32))
+
+
+def draw_head(rng: np.random.Generator, side: int = 64) -> RenderedHead:
+  """Draws the head that the generator's state determines, to be laid over a picture.
+
+  Args:
+    rng: the only source of randomness.
+    side: as `render_face` has it; the cut-out is 2.6 times as high and wide, so that the shoulders are in it.
+  """
+  size = round(2.6 * side)
+  face = draw_face(rng)
+  view = _look(rng, face, side, size)
+  light = _light(rng)
+  surface, skin = _skin(rng, face, view, size)
+  seed = rng.integers(2**62)
+  # Drawn on black it is its colour times its coverage; what white shines through is not covered.
+  grounds = [np.full((size, size, 3), ground, np.float32) for ground in (0, 255)]
+  points, seen = [_person(np.random.default_rng(seed), ground, face, view, light, surface, skin)
+                  for ground in grounds][0]
+  alpha = np.clip(1 - (grounds[1] - grounds[0]).mean(-1) / 255, 0, 1)
+  return RenderedHead(grounds[0], alpha, np.c_[points[:, :2], 1 + seen].astype(np.float32),
+                      _mesh(face, surface, view))
+
+
+def _mesh(face: Face, surface: np.ndarray, view: _View) -> np.ndarray:
+  """The mesh of `RenderedHead`: the same rows and columns of every head's surface."""
+  height = np.linspace(MESH_TOP, MESH_BOTTOM, MESH) * face.chin
+  angle = np.linspace(-MESH_SIDE, MESH_SIDE, MESH)
+  heights = row_heights(face, len(surface))
+  row = np.interp(height, heights, np.arange(len(surface)))
+  column = (angle / FARTHEST + 1) / 2 * (surface.shape[1] - 1)
+  column, row = np.meshgrid(column.astype(np.float32), row.astype(np.float32))
+  mesh = cv2.remap(view.project(surface).astype(np.float32), column, row, cv2.INTER_LINEAR).reshape(-1, 3)
+  mesh[:, 2] = view.scale * (mesh[:, 2] - mesh[:, 2].mean())
+  return mesh
+
+
+def _skin(rng: np.random.Generator, face: Face, view: _View, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """The head's surface, and its colours at COARSE times as many points, for a picture of `size` pixels."""
+  rows, columns = (int(np.ceil(n * view.scale * _fineness(size))) for n in (4.4, 5.0))
   hair = hair_mask(face, rows, columns)
   skin = paint_hair(rng, face, paint_face(rng, face, rows, columns), hair)
+  return head_surface(face, rows // COARSE, columns // COARSE), skin
+
+
+def _person(rng: np.random.Generator, canvas: np.ndarray, face: Face, view: _View, light: "_Light",
+            surface: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Draws shoulders, head and glasses, in place; the points [68, 3], x, y, z, and which are seen, [68]."""
   _body(rng, canvas, face, view, light)
   points, nearest = _head(canvas, surface, skin, view, light, face)
   seen = nearest < points[:, 2] + HIDDEN
   seen[:17] = True  # the outline, though the cheek is nearer
   if face.glasses:
     seen[36:48] &= _glasses(rng, canvas, face, view, surface) < 0.6
-  if rng.random() < 0.2:
-    seen &= ~_occlude(rng, canvas, points[:, :2], side)
-  image = _develop(rng, canvas)
-  inside = ((points[:, :2] >= 0) & (points[:, :2] < size)).all(1)
-  pixels = np.where(inside[:, None], points[:, :2] - 0.5, 0)
-  return RenderedFace(image, np.c_[pixels, np.where(inside, 1 + seen, 0)].astype(np.float32))
+  return points, seen
 
 
 def _fineness(size: int) -> float:
@@ -267,7 +335,9 @@ def _fill(canvas: np.ndarray, outline: np.ndarray, colour: np.ndarray, opacity: 
   fixed = np.rint((outline - 0.5) * 16).astype(np.int32)
   cv2.fillPoly(alpha, [fixed], 255, cv2.LINE_AA, 4)
   cover = alpha[..., None].astype(np.float32) * np.float32(opacity / 255)
-  canvas += cover * (np.asarray(colour, np.float32) - canvas)
+  x, y, width, height = cv2.boundingRect(alpha)
+  part = slice(y, y + height), slice(x, x + width)
+  canvas[part] += cover[part] * (np.asarray(colour, np.float32) - canvas[part])
   return cover
 
 
@@ -320,7 +390,7 @@ def _occlude(rng: np.random.Generator, canvas: np.ndarray, points: np.ndarray, s
   return cover[y, x] > 0.5
 
 
-def _develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+def develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
   """The camera's part: exposure, contrast, now and then no colour, blur, noise; uint8."""
   canvas = 255 * (np.clip(canvas, 0, 255) / 255) ** np.float32(rng.uniform(0.8, 1.25))
   canvas = (canvas - 120) * rng.uniform(0.8, 1.15) + 120 + rng.uniform(-12, 12)

@@ -15,9 +15,11 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxcv.data.face_window import face_view
 from jaxcv.data.mask_crops import MASK_SIDE
 from jaxcv.data.source import Labels, Pictures, Source
-from jaxcv.data.transforms import colour, crop, flip, moved, resize, resized, view
+from jaxcv.data.ssd_window import ssd_window
+from jaxcv.data.transforms import colour, crop, enlarged, enlargement, flip, moved, resize, resized, view
 from jaxcv.types import Instances
 
 KEEP = 512 * 2**20  # bytes of decoded or drawn pictures that training keeps in memory
@@ -150,15 +152,16 @@ def prepare_photo(photo: np.ndarray, data: Any) -> dict[str, np.ndarray]:
     bucket = min(fitting, key=lambda b: b[0] * b[1])
   else:
     bucket = max(data.buckets, key=lambda b: min(b[0] / height, b[1] / width))
-    size = _fit(height, width, size, bucket)
-  example = {"image": photo.astype(np.float32), "instances": {"boxes": np.zeros((0, 4), np.float32)}}
-  example = resize(example, *size, data.resize)
+  example = _evaluate({"image": photo, "instances": {"boxes": np.zeros((0, 4), np.float32)}}, data, bucket)
+  size = example["image"].shape[:2]
   image = np.zeros((1, *bucket, 3), np.float32)
   x, y = _origin(bucket, size, data)
   image[0, y:y + size[0], x:x + size[1]] = example["image"]
   batch = {"image": image, "size": np.array([size], np.int32),
            "original_size": np.array([[height, width]], np.int32), "real": np.ones(1, bool),
            "image_id": np.zeros(1, np.int32)}
+  if "scale" in example:
+    batch["scale"] = example["scale"][None]
   return batch | ({"origin": np.array([[x, y]], np.int32)} if data.centre else {})
 
 
@@ -201,7 +204,11 @@ def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
   With config.data.view a random window is in place of the crop and the resizing.
   """
   original = example["image"].shape[:2]
-  if data.view:
+  if data.view == "retinaface":
+    example = face_view(example, rng, bucket)
+  elif data.view == "yolact":
+    example = ssd_window(example, rng, bucket)
+  elif data.view:
     example = view(example, rng, data.view, bucket)
   else:
     example = crop(example, rng, data.crop, data.crop_scale)
@@ -209,15 +216,19 @@ def _augment(example: dict, rng: np.random.Generator, data: Any, labels: Labels,
     size = resized(height, width, int(rng.choice(data.short_side)), data.long_side, data.resize)
     size = _fit(height, width, size, bucket)  # a crop's rounding may cost a pixel
     example = resize(example, *size, data.resize)
-  example = flip(example, rng, data.flip, labels.mirror)
+  example = flip(example, rng, data.flip, labels.mirror, labels.mesh_mirror)
   return colour(example, rng, data.colour) | {"original_size": original}
 
 
 def _evaluate(example: dict, data: Any, bucket: tuple[int, int]) -> dict[str, Any]:
   """An example of evaluation: resized in float32."""
   height, width = example["image"].shape[:2]
-  size = resized(height, width, data.eval_short_side, data.long_side, data.resize)
   floating = example | {"image": example["image"].astype(np.float32)}
+  if data.resize == "opencv":
+    scale = min(enlargement(height, width, data.eval_short_side, data.long_side), bucket[0] / height,
+                bucket[1] / width)
+    return enlarged(floating, scale) | {"original_size": (height, width)}
+  size = resized(height, width, data.eval_short_side, data.long_side, data.resize)
   size = _fit(height, width, size, bucket)
   return resize(floating, *size, data.resize) | {"original_size": (height, width)}
 
@@ -254,6 +265,8 @@ def _collate(examples: Sequence[dict], bucket: tuple[int, int], data: Any, label
            "size": np.ones((count, 2), np.int32), "original_size": np.ones((count, 2), np.int32)}
   if data.centre:
     batch["origin"] = np.zeros((count, 2), np.int32)
+  if data.resize == "opencv":
+    batch["scale"] = np.ones(count, np.float32)
   tables = _tables(count, data, labels)
   for row, example in enumerate(examples):
     height, width = example["image"].shape[:2]
@@ -264,6 +277,8 @@ def _collate(examples: Sequence[dict], bucket: tuple[int, int], data: Any, label
       example = example | {"instances": moved(example["instances"], (x, y))}
     batch["size"][row], batch["original_size"][row] = (height, width), example["original_size"]
     batch["image_id"][row] = example["image_id"]
+    if "scale" in example:
+      batch["scale"][row] = example["scale"]
     instances = overflow(example)
     filled = len(instances["boxes"])
     tables["valid"][row, :filled] = True
@@ -282,6 +297,8 @@ def _tables(count: int, data: Any, labels: Labels) -> dict[str, np.ndarray]:
     tables["masks"] = np.zeros((*slots, MASK_SIDE, MASK_SIDE), np.uint8)
   if data.keypoints:
     tables["keypoints"] = np.zeros((*slots, len(labels.keypoints), 3), np.float32)
+  if data.mesh:
+    tables["mesh"] = np.zeros((*slots, len(labels.mesh_mirror), 3), np.float32)
   return tables
 
 

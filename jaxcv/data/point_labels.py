@@ -1,4 +1,4 @@
-"""The names, mirror images, bones and spreads of the usual sets of points: 68 and 98 of faces, MPII, FLIC.
+"""The names, mirror images, bones and spreads of the usual sets of points: 5, 68 and 98 of faces, MPII, FLIC.
 
 COCO's 17 are in data.source.
 """
@@ -47,6 +47,9 @@ FACE_98 = _face(
     FACE_98_MIRROR,
     _chains((0, 32, False), (33, 41, True), (42, 50, True), (51, 54, False), (55, 59, False), (60, 67, True),
             (68, 75, True), (76, 87, True), (88, 95, True)))
+
+# RetinaFace's five points. Right and left are the person's own: the first eye is the left one of the picture.
+FACE_5 = _face(("right_eye", "left_eye", "nose", "right_mouth", "left_mouth"), (1, 0, 2, 4, 3), ())
 
 # The corners of the eyes by which errors on faces are divided, and the points whose mean is a pupil.
 OUTER_EYES = {68: (36, 45), 98: (60, 72)}

@@ -11,6 +11,8 @@ example of detection is a dict of numpy arrays:
     crowd      bool [n], regions that hold an unknown number of objects; they are ignored in matching
     masks      uint8 [n, 112, 112], coverage in 0..255, cropped to the box; absent if not asked for
     keypoints  float32 [n, K, 3], x, y, visibility (0 absent, 1 hidden, 2 visible); absent likewise
+    mesh       float32 [n, P, 3], a face's vertices: x, y in pixels, z in the same unit towards the viewer,
+               relative to their mean, all of them zero where a face has none; absent likewise
 """
 
 import importlib
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 OPENERS = {
     "scenes": "scenes:open_embedded",  # embedded: objects
     "coco": "folders:open_coco",  # a COCO-format folder
+    "face_scenes": "face_scenes:open_face_scenes",  # embedded: faces with five points and a mesh
+    "wider_face": "wider_face:open_wider_face",  # WIDER FACE's own files
     "tfds": "catalog:open_catalog",  # boxes of the TFDS catalog
     "crops": "crops:open_crops",  # embedded: one object each
     "folders": "crops:open_folders",  # pictures in one folder for each class
@@ -64,6 +68,8 @@ class Labels(NamedTuple):
     mirror: mirror[k] is the keypoint that k becomes in a flipped image (left eye -> right eye).
     skeleton: pairs of keypoints that are joined by a bone in pictures.
     sigmas: the spread of each keypoint relative to the object's size, as COCO's OKS uses it.
+    mesh_mirror: mesh_mirror[p] is the vertex of a mesh that p becomes in a flipped image, () without meshes.
+    mesh_edges: pairs of vertices that are joined by a line in pictures.
   """
 
   classes: tuple[str, ...]
@@ -72,6 +78,8 @@ class Labels(NamedTuple):
   mirror: tuple[int, ...] = ()
   skeleton: tuple[tuple[int, int], ...] = ()
   sigmas: tuple[float, ...] = ()
+  mesh_mirror: tuple[int, ...] = ()
+  mesh_edges: tuple[tuple[int, int], ...] = ()
 
   @classmethod
   def of(cls, fields: dict) -> "Labels":

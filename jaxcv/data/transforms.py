@@ -1,7 +1,7 @@
 """Augmentations and the resize: pure functions of an example, (example, rng, ...) -> example.
 
 What an example holds is said in jaxcv/data/source.py. Everything moves together: image, boxes, masks
-(crops of their boxes, so a resize leaves them as they are) and keypoints.
+(crops of their boxes, so a resize leaves them as they are), keypoints and meshes.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 Example = dict[str, Any]
-RULES = "torchvision", "detectron2", "keep"  # of resizing, config.data.resize
+RULES = "torchvision", "detectron2", "keep", "square", "opencv"  # of resizing, config.data.resize
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 # RGB to YIQ (NTSC), in which a change of hue is a rotation of I and Q.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -22,7 +22,8 @@ def resized(height: int, width: int, short: int, long: int, rule: str = "torchvi
 
   In double precision and rounded down, as torchvision does since 0.16 (before, in float32, 427 x 640 became
   799 x 1199 for (800, 1333) in place of 800 x 1199). detectron2 rounds to the nearest. By the rule "keep" it
-  is the photo's own size.
+  is the photo's own size; by "square" both sides become `short`, whatever the photo's proportions (YOLACT).
+  OpenCV rounds to the nearest, too, halves to even numbers.
 
   Args:
     height: of the photo.
@@ -41,8 +42,12 @@ def resized(height: int, width: int, short: int, long: int, rule: str = "torchvi
     raise ValueError(f"config.data.resize is {rule!r}: it is one of {', '.join(RULES)}")
   if rule == "keep":
     return height, width
+  if rule == "square":
+    return short, short
+  scale = enlargement(height, width, short, long)
+  if rule == "opencv":
+    return max(1, round(height * scale)), max(1, round(width * scale))
   half = {"torchvision": 0.0, "detectron2": 0.5}[rule]
-  scale = min(short / min(height, width), long / max(height, width))
   return max(1, int(height * scale + half)), max(1, int(width * scale + half))
 
 
@@ -67,18 +72,38 @@ def resize(example: Example, height: int, width: int, rule: str = "torchvision")
   else:
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
   ratio = np.array([width / old[1], height / old[0]], np.float32)
-  return example | {"image": image, "instances": _scaled(example["instances"], ratio)}
+  return example | {"image": image, "instances": scaled(example["instances"], ratio)}
 
 
-def _scaled(instances: dict[str, np.ndarray], ratio: np.ndarray) -> dict[str, np.ndarray]:
+def enlargement(height: int, width: int, short: int, long: int) -> float:
+  """The factor that brings a photo's shorter side to `short`, unless the longer would exceed `long`."""
+  return min(short / min(height, width), long / max(height, width))
+
+
+def enlarged(example: Example, scale: float) -> Example:
+  """The example enlarged by exactly `scale`, as by OpenCV's resize(fx=scale, fy=scale).
+
+  The sides are rounded, and what is beyond them is left out or repeated: a pixel is `scale` times as
+  large, which is not the ratio of the sides. That the batch tells it as its `scale` brings predictions
+  back exactly (RetinaFace's published tests do so).
+  """
+  image = cv2.resize(example["image"], None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+  instances = scaled(example["instances"], np.full(2, scale, np.float32))
+  return example | {"image": image, "instances": instances, "scale": np.float32(scale)}
+
+
+def scaled(instances: dict[str, np.ndarray], ratio: np.ndarray) -> dict[str, np.ndarray]:
   """The instances of an image that has become larger by `ratio` [2] float32, in x and y."""
   scaled = instances | {"boxes": instances["boxes"] * np.tile(ratio, 2)}
   if "keypoints" in instances:
     scaled["keypoints"] = instances["keypoints"] * np.append(ratio, np.float32(1))
+  if "mesh" in instances:  # depth grows as the area's root does
+    scaled["mesh"] = instances["mesh"] * np.append(ratio, np.sqrt(ratio.prod()))
   return scaled
 
 
-def flip(example: Example, rng: np.random.Generator, probability: float, mirror: tuple[int, ...]) -> Example:
+def flip(example: Example, rng: np.random.Generator, probability: float, mirror: tuple[int, ...],
+         mesh_mirror: tuple[int, ...] = ()) -> Example:
   """The example seen in a mirror, with the given probability.
 
   Args:
@@ -86,6 +111,7 @@ def flip(example: Example, rng: np.random.Generator, probability: float, mirror:
     rng: the source of the draw.
     probability: in 0..1.
     mirror: mirror[k] is the keypoint that k becomes: a left eye is a right eye in the mirror.
+    mesh_mirror: the same of a mesh's vertices.
   """
   if rng.random() >= probability:
     return example
@@ -99,6 +125,10 @@ def flip(example: Example, rng: np.random.Generator, probability: float, mirror:
     points = instances["keypoints"][:, list(mirror)]
     points[..., 0] = np.where(points[..., 2] > 0, width - points[..., 0], 0)
     instances["keypoints"] = points
+  if "mesh" in instances:
+    mesh = instances["mesh"][:, list(mesh_mirror)]
+    mesh[..., 0] = np.where(_has_mesh(mesh), width - mesh[..., 0], 0)
+    instances["mesh"] = mesh
   return example | {"image": np.ascontiguousarray(example["image"][:, ::-1]), "instances": instances}
 
 
@@ -131,14 +161,14 @@ def crop(example: Example, rng: np.random.Generator, probability: float,
     last = np.clip(np.floor(centre), first, last)
   x, y = rng.integers(first.astype(int), last.astype(int) + 1)
   image = np.ascontiguousarray(example["image"][y:y + size[1], x:x + size[0]])
-  return example | {"image": image, "instances": _cut(instances, int(x), int(y), *map(int, size))}
+  return example | {"image": image, "instances": cut(instances, int(x), int(y), *map(int, size))}
 
 
 # The factors by which CornerNet and CenterNet change an image's scale, and how near to a border, in pixels of
 # the photo, the centre of a window may be.
 VIEW_SCALES = tuple(round(0.1 * n, 1) for n in range(6, 14))
 VIEW_BORDER = 128
-VIEWS = ("cornernet", "centernet")
+VIEWS = ("cornernet", "centernet")  # and those of other files, which pipeline knows
 
 
 def view(example: Example, rng: np.random.Generator, rule: str, size: tuple[int, int]) -> Example:
@@ -155,18 +185,19 @@ def view(example: Example, rng: np.random.Generator, rule: str, size: tuple[int,
     ValueError: there is no such rule.
   """
   if rule not in VIEWS:
-    raise ValueError(f"config.data.view is {rule!r}: it is one of {', '.join(VIEWS)}, or empty")
+    raise ValueError(f"config.data.view is {rule!r}: it is one of {', '.join(VIEWS)}, retinaface, yolact, or "
+                     "empty")
   image = example["image"]
   factor = rng.choice(VIEW_SCALES)
   width = factor * (size[1] if rule == "cornernet" else max(image.shape[:2]))
   ratio = size[1] / width
   centre = np.array([_away_from_border(rng, length) for length in image.shape[1::-1]])
   corner = centre - np.array(size[::-1]) / ratio / 2
-  instances = _scaled(example["instances"], np.full(2, ratio, np.float32))
+  instances = scaled(example["instances"], np.full(2, ratio, np.float32))
   matrix = np.array([[ratio, 0, -ratio * corner[0]], [0, ratio, -ratio * corner[1]]])
   image = cv2.warpAffine(image, matrix, size[::-1], flags=cv2.INTER_LINEAR)
   x, y = (corner * ratio).tolist()
-  return example | {"image": image, "instances": _cut(instances, x, y, size[1], size[0])}
+  return example | {"image": image, "instances": cut(instances, x, y, size[1], size[0])}
 
 
 def _away_from_border(rng: np.random.Generator, length: int) -> int:
@@ -177,32 +208,41 @@ def _away_from_border(rng: np.random.Generator, length: int) -> int:
   return int(rng.integers(border, length - border))
 
 
-def moved(instances: dict[str, np.ndarray], by: tuple[int, int]) -> dict[str, np.ndarray]:
-  """The instances with their boxes and labelled keypoints moved by x and y, in pixels."""
+def _has_mesh(mesh: np.ndarray) -> np.ndarray:
+  """[n, 1] bool, which of the rows [n, P, 3] are no zeros."""
+  return mesh.any((1, 2))[:, None]
+
+
+def moved(instances: dict[str, np.ndarray], by: tuple[float, float]) -> dict[str, np.ndarray]:
+  """The instances with their boxes, labelled keypoints and meshes moved by x and y, in pixels."""
   moved = instances | {"boxes": instances["boxes"] + np.array([*by, *by], np.float32)}
   if "keypoints" in instances:
     points = instances["keypoints"]
     moved["keypoints"] = np.where(points[..., 2:] > 0, points + np.array([*by, 0], np.float32), points)
+  if "mesh" in instances:
+    mesh = instances["mesh"]
+    moved["mesh"] = np.where(_has_mesh(mesh)[..., None], mesh + np.array([*by, 0], np.float32), mesh)
   return moved
 
 
-def _cut(instances: dict[str, np.ndarray], x: float, y: float, width: int,
+def cut(instances: dict[str, np.ndarray], x: float, y: float, width: int,
          height: int) -> dict[str, np.ndarray]:
-  """The instances in a window, in its coordinates."""
-  whole = instances["boxes"] - np.array([x, y, x, y], np.float32)
+  """The instances in a window, in its coordinates; meshes go on beyond it."""
+  instances = moved(instances, (-x, -y))
+  whole = instances["boxes"]
   boxes = np.clip(whole, 0, np.array([width, height, width, height], np.float32))
-  cut = instances | {"boxes": boxes}
+  seen = instances | {"boxes": boxes}
   if "masks" in instances:
     masks = np.zeros_like(instances["masks"])
     for i in np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1)):
       boxes[i], masks[i] = _tighten(instances["masks"][i], whole[i], boxes[i])
-    cut["masks"] = masks
+    seen["masks"] = masks
   if "keypoints" in instances:
-    points = instances["keypoints"] - np.array([x, y, 0], np.float32)
+    points = instances["keypoints"]
     inside = (points[..., :2] >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height)
-    cut["keypoints"] = np.where((inside & (points[..., 2] > 0))[..., None], points, np.float32(0))
+    seen["keypoints"] = np.where((inside & (points[..., 2] > 0))[..., None], points, np.float32(0))
   keep = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-  return {name: rows[keep] for name, rows in cut.items()}
+  return {name: rows[keep] for name, rows in seen.items()}
 
 
 def _tighten(mask: np.ndarray, whole: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

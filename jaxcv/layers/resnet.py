@@ -3,8 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxcv.layers.conv import Conv, Dense, max_pool
+from jaxcv.layers.conv import Conv, Dense, he_normal_out, max_pool
+from jaxcv.layers.deform_conv import DeformConv
 from jaxcv.layers.norms import BatchNorm
+from jaxcv.ops.images import zero_beyond
 from jaxcv.types import Array
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -22,14 +24,17 @@ class BasicBlock(nn.Module):
   frozen: bool = False
   eps: float = 1e-5
   dtype: str = "float32"
-  stride_in_1x1: bool = False  # only means something to Bottleneck
+  stride_in_1x1: bool = False  # this and the next only mean something to Bottleneck
+  deform: bool = False
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps x [B, H, W, D] to [B, H / stride, W / stride, width]."""
+  def __call__(self, x: Array, size: Array | None = None) -> Array:
+    """Maps x [B, H, W, D] to [B, H / stride, W / stride, width]; `size`: see ResNet."""
     norm = lambda name: BatchNorm(self.axis, self.frozen, eps=self.eps, dtype=self.dtype, name=name)
     conv = lambda name, size, stride: Conv(self.width, size, stride, bias=False, dtype=self.dtype, name=name)
-    y = nn.relu(norm("bn1")(conv("conv1", 3, self.stride)(x)))
+    y = nn.relu(norm("bn1")(conv("conv1", 3, self.stride)(x if size is None else zero_beyond(x, size))))
+    if size is not None:
+      y = zero_beyond(y, -(-size // self.stride))
     y = norm("bn2")(conv("conv2", 3, 1)(y))
     if x.shape[-1] != self.width or self.stride != 1:
       x = norm("downsample_bn")(conv("downsample_conv", 1, self.stride)(x))
@@ -40,7 +45,8 @@ class Bottleneck(nn.Module):
   """1 x 1, 3 x 3 and 1 x 1 convolutions and a shortcut; the block of ResNet-50 and deeper.
 
   torchvision puts the stride on the 3 x 3 convolution (its "v1.5"), the paper and detectron2's
-  Caffe2 weights on the first 1 x 1 (`stride_in_1x1`). The output has 4 * width channels.
+  Caffe2 weights on the first 1 x 1 (`stride_in_1x1`). With `deform` the 3 x 3 convolution is a deformable
+  one, v2, with a bias. The output has 4 * width channels.
   """
 
   width: int
@@ -50,16 +56,23 @@ class Bottleneck(nn.Module):
   eps: float = 1e-5
   dtype: str = "float32"
   stride_in_1x1: bool = False
+  deform: bool = False
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps x [B, H, W, D] to [B, H / stride, W / stride, 4 * width]."""
+  def __call__(self, x: Array, size: Array | None = None) -> Array:
+    """Maps x [B, H, W, D] to [B, H / stride, W / stride, 4 * width]; `size`: see ResNet."""
     norm = lambda name: BatchNorm(self.axis, self.frozen, eps=self.eps, dtype=self.dtype, name=name)
     conv = lambda name, width, size, stride: Conv(width, size, stride, bias=False, dtype=self.dtype,
                                                   name=name)
     first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
     y = nn.relu(norm("bn1")(conv("conv1", self.width, 1, first)(x)))
-    y = nn.relu(norm("bn2")(conv("conv2", self.width, 3, second)(y)))
+    if size is not None:  # only the 3 x 3 convolution sees beyond its own cell
+      y = zero_beyond(y, -(-size // first))
+    if self.deform:
+      y = DeformConv(self.width, 3, second, kernel_init=he_normal_out, dtype=self.dtype, name="conv2")(y)
+    else:
+      y = conv("conv2", self.width, 3, second)(y)
+    y = nn.relu(norm("bn2")(y))
     y = norm("bn3")(conv("conv3", 4 * self.width, 1, 1)(y))
     if x.shape[-1] != 4 * self.width or self.stride != 1:
       x = norm("downsample_bn")(conv("downsample_conv", 4 * self.width, 1, self.stride)(x))
@@ -77,6 +90,8 @@ class ResNet(nn.Module):
     eps: of the norms.
     stride_in_1x1: where a bottleneck has its stride.
     dtype: of the computation.
+    deform: of each stage, how many of its last bottlenecks may be deformable; () for none.
+    deform_every: of these, the ones whose number in the stage this divides are (YOLACT++).
   """
 
   depth: int = 50
@@ -86,22 +101,39 @@ class ResNet(nn.Module):
   eps: float = 1e-5
   stride_in_1x1: bool = False
   dtype: str = "float32"
+  deform: tuple[int, ...] = ()
+  deform_every: int = 1
 
   @nn.compact
-  def __call__(self, x: Array) -> list[Array]:
-    """Maps normalised images x [B, H, W, 3] to [C2, C3, C4, C5]."""
+  def __call__(self, x: Array, size: Array | None = None) -> list[Array]:
+    """Maps normalised images x [B, H, W, 3] to [C2, C3, C4, C5].
+
+    With `size` [B, 2], height and width of the valid part of each image, beyond which x is 0, the cells of
+    that part (ceil(size / stride)) are what they would be without the padding; those beyond mean nothing.
+    """
+    if any(self.deform) and self.depth < 50:
+      raise ValueError(f"deformable blocks are bottlenecks, which a ResNet-{self.depth} has none of: take "
+                       "resnet50 or deeper, or leave config.model.deform empty")
     block = BasicBlock if self.depth < 50 else Bottleneck
     options = dict(axis=self.axis, frozen=self.frozen, eps=self.eps, dtype=self.dtype,
                    stride_in_1x1=self.stride_in_1x1)
     x = Conv(self.width, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
     x = BatchNorm(self.axis, self.frozen, eps=self.eps, dtype=self.dtype, name="bn1")(x)
-    x = max_pool(nn.relu(x), 3, 2, 1)
+    x = nn.relu(x)
+    if size is not None:
+      size = -(-size // 2)
+      x = zero_beyond(x, size)
+      size = -(-size // 2)
+    x = max_pool(x, 3, 2, 1)
     self.sow("intermediates", "stem", x)
     stages = []
     for stage, count in enumerate(BLOCKS[self.depth]):
       for i in range(count):
         stride = 2 if stage and i == 0 else 1
-        x = block(self.width * 2**stage, stride, name=f"layer{stage + 1}_{i}", **options)(x)
+        deform = bool(self.deform) and i + self.deform[stage] >= count and i % self.deform_every == 0
+        name = f"layer{stage + 1}_{i}"
+        x = block(self.width * 2**stage, stride, deform=deform, name=name, **options)(x, size)
+        size = None if size is None else -(-size // stride)
       stages.append(x)
     return stages
 

@@ -6,7 +6,7 @@ Source.truth(): the annotations as they are written, at the photos' own resoluti
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from jaxcv.data.source import COCO_SIGMAS, Labels
 from jaxcv.ops.boxes import shifted
-from jaxcv.ops.masks import paste_mask_torchvision
+from jaxcv.ops.masks import paste_mask_torchvision, paste_window
 from jaxcv.types import Batch, Instances, Metric
 
 # The order in which COCO's summarize() gives them.
@@ -34,7 +34,8 @@ def coco_ap(kinds: Sequence[str]) -> Metric:
   """
   if unknown := set(kinds) - {"bbox", "segm", "keypoints"}:
     raise ValueError(f"There is no kind {sorted(unknown)}: they are bbox, segm and keypoints.")
-  return Metric(detection_rows, functools.partial(_compute, kinds=tuple(kinds)), merge="rows")
+  return Metric(detection_rows, functools.partial(_compute, kinds=tuple(kinds)), merge="rows",
+                keep=photo_row)
 
 
 def detection_rows(predictions: Instances, batch: Batch) -> dict[str, Any]:
@@ -42,12 +43,16 @@ def detection_rows(predictions: Instances, batch: Batch) -> dict[str, Any]:
 
   Args:
     predictions: detections in pixels of the padded image, with or without the leading axis B.
-    batch: image_id, size, original_size and, if it is there, origin are used.
+    batch: image_id, size, original_size and, if they are there, origin and scale are used. By a scale
+      `size` is what the photo's would be at it, not rounded.
   """
   predictions = predictions.replace(heatmaps=None)
   if "origin" in batch:
     predictions = shifted(predictions, -batch["origin"])
-  return {"image_id": batch["image_id"], "size": batch["size"], "original_size": batch["original_size"],
+  size = batch["size"]
+  if "scale" in batch:
+    size = batch["original_size"] * batch["scale"][..., None]
+  return {"image_id": batch["image_id"], "size": size, "original_size": batch["original_size"],
           "detections": predictions}
 
 
@@ -57,73 +62,120 @@ def to_photo(detections: Instances, size: np.ndarray, original_size: np.ndarray,
 
   Args:
     detections: one row: boxes [N, 4], classes [N], valid [N], scores [N], and where there are masks [N, S, S]
-      (probabilities in their boxes) and keypoints [N, K, 3].
+      (probabilities in their boxes), keypoints [N, K, 3] and mesh [N, P, 3].
     size: [2] height and width of the image that the detector saw.
     original_size: [2] height and width of the photo.
     threshold: detections with a lower score are left out.
 
   Returns:
     boxes [n, 4] float32, clipped to the photo; classes [n] int32; scores [n] float32; masks [n, H, W] bool,
-    pasted by torchvision's rule and cut at 0.5, or None; keypoints [n, K, 3] float32 or None.
+    pasted by torchvision's rule (those with frames by `paste_window`) and cut at 0.5, or None; keypoints
+    [n, K, 3] and mesh [n, P, 3] float32, or None.
   """
-  found, masks = _best_first(detections, size, original_size, threshold)
-  if masks is not None:
-    height, width = (int(n) for n in original_size)
-    pasted = np.zeros((len(masks), height, width), bool)
-    for row, mask, box in zip(pasted, masks, found["boxes"], strict=True):
-      row[:] = paste_mask_torchvision(mask, box, height, width) > 0.5
-    masks = pasted
-  return found | {"masks": masks}
+  found, shapes = _best_first(detections, size, original_size, threshold)
+  if shapes is None:
+    return found | {"masks": None}
+  height, width = (int(n) for n in original_size)
+  pasted = np.zeros((len(shapes), height, width), bool)
+  for row, shape in zip(pasted, shapes, strict=True):
+    row[:] = _paste(shape, height, width)
+  return found | {"masks": pasted}
+
+
+class _Shape(NamedTuple):
+  """A mask and what it covers, in the photo's pixels: its box, or the frame that it has in place of it."""
+
+  mask: np.ndarray
+  box: np.ndarray
+  frame: np.ndarray | None
+
+
+def _paste(shape: _Shape, height: int, width: int) -> np.ndarray:
+  """The mask in the photo, [height, width] bool."""
+  if shape.frame is not None:
+    return paste_window(shape.mask, shape.frame, height, width) > 0.5
+  return paste_mask_torchvision(shape.mask, shape.box, height, width) > 0.5
 
 
 def _best_first(detections: Instances, size: np.ndarray, original_size: np.ndarray,
-                threshold: float) -> tuple[dict[str, np.ndarray | None], np.ndarray | None]:
-  """Boxes, classes, scores and keypoints as `to_photo` returns them, and the masks still in their boxes."""
+                threshold: float) -> tuple[dict[str, np.ndarray | None], list[_Shape] | None]:
+  """All but masks as `to_photo` returns it, and the masks not yet pasted."""
   scores = np.asarray(detections.scores, np.float32)
   kept = np.flatnonzero(np.asarray(detections.valid) & (scores >= threshold))
   kept = kept[np.argsort(-scores[kept], kind="stable")]
   ratio = (np.asarray(original_size) / np.asarray(size))[::-1].astype(np.float32)  # x, y
   boxes = np.asarray(detections.boxes, np.float32)[kept] * np.tile(ratio, 2)
   boxes = np.clip(boxes, 0, np.tile(np.asarray(original_size)[::-1], 2).astype(np.float32))
-  keypoints = None
-  if detections.keypoints is not None:
-    keypoints = np.asarray(detections.keypoints, np.float32)[kept] * np.append(ratio, np.float32(1))
-  masks = None if detections.masks is None else np.asarray(detections.masks)[kept]
+  scaled = lambda points, third: None if points is None else (
+      np.asarray(points, np.float32)[kept] * np.append(ratio, np.float32(third)))
+  shapes = None
+  if detections.masks is not None:
+    frames = [None] * len(kept)
+    if detections.frames is not None:
+      frames = np.asarray(detections.frames, np.float32)[kept] * np.tile(ratio, 2)
+    shapes = [_Shape(*row) for row in zip(np.asarray(detections.masks)[kept], boxes, frames, strict=True)]
   return {"boxes": boxes, "classes": np.asarray(detections.classes, np.int32)[kept], "scores": scores[kept],
-          "keypoints": keypoints}, masks
+          "keypoints": scaled(detections.keypoints, 1),
+          "mesh": scaled(detections.mesh, np.sqrt(ratio.prod()))}, shapes
+
+
+def photo_row(row: dict[str, Any]) -> dict[str, Any]:
+  """A row of `detection_rows` in the photo's own pixels, with its masks as RLE, which needs little memory.
+
+  Args:
+    row: one tree per image, numpy.
+
+  Returns:
+    image_id; boxes, classes, scores, keypoints and mesh as of `to_photo`; segmentations, a list of {"size",
+    "counts"} or None; mask_scores [n] or None.
+  """
+  detections, segmentations, mask_scores = row["detections"], None, None
+  found, shapes = _best_first(detections, row["size"], row["original_size"], -np.inf)
+  if shapes is not None:  # one at a time: a hundred masks of a large photo would not fit into memory
+    segmentations = [_paste_rle(shape, *(int(n) for n in row["original_size"])) for shape in shapes]
+  if detections.mask_scores is not None:
+    valid = np.asarray(detections.valid)
+    order = np.argsort(-np.asarray(detections.scores, np.float32)[valid], kind="stable")
+    mask_scores = np.asarray(detections.mask_scores)[valid][order]
+  return found | {"image_id": row["image_id"], "segmentations": segmentations, "mask_scores": mask_scores}
 
 
 def results(rows: Sequence[dict[str, Any]], labels: Labels) -> list[dict[str, Any]]:
   """Detections in COCO's result format: the photos' own coordinates, RLE masks, the set's category ids.
 
   Args:
-    rows: one tree per image, as `detection_rows` keeps them, numpy.
+    rows: one tree per image, as `detection_rows` keeps them, numpy, or as `photo_row` makes them.
     labels: of the data set that the detector was trained on.
 
   Returns:
     A list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"} and, where there are,
-    "segmentation" {"size", "counts"} and "keypoints" [x1, y1, score1, ...]; all of it can be JSON.
+    "segmentation" {"size", "counts"}, "mask_score" if masks have scores of their own, and "keypoints" [x1,
+    y1, score1, ...]; all of it can be JSON.
   """
   entries = []
   for row in rows:
-    found, masks = _best_first(row["detections"], row["size"], row["original_size"], -np.inf)
-    height, width = (int(n) for n in row["original_size"])
+    found = row if "segmentations" in row else photo_row(row)
     for i, (x1, y1, x2, y2) in enumerate(found["boxes"].tolist()):
       entry = {"image_id": int(row["image_id"]), "category_id": int(labels.category_ids[found["classes"][i]]),
                "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(found["scores"][i])}
-      if masks is not None:  # one at a time: a hundred masks of a large photo would not fit into memory
-        entry["segmentation"] = _paste_rle(masks[i], found["boxes"][i], height, width)
+      if found["segmentations"] is not None:
+        entry["segmentation"] = found["segmentations"][i]
+      if found["mask_scores"] is not None:
+        entry["mask_score"] = float(found["mask_scores"][i])
       if found["keypoints"] is not None:
         entry["keypoints"] = found["keypoints"][i].ravel().tolist()
       entries.append(entry)
   return entries
 
 
-def _paste_rle(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> dict[str, Any]:
+def _paste_rle(shape: _Shape, height: int, width: int) -> dict[str, Any]:
   """A mask pasted into the photo, as pycocotools would encode it; costs no more than its box's columns."""
-  rim = np.ceil((box[2] - box[0]) / mask.shape[-1]) + 1  # how far pasting can reach beyond the box
-  left, right = int(max(box[0] - rim, 0)), int(min(box[2] + rim + 1, width))
-  columns = paste_mask_torchvision(mask, box, height, width)[:, left:right] > 0.5
+  left, right = 0, width
+  if shape.frame is None:
+    low, high = shape.box[0], shape.box[2]
+    rim = np.ceil((high - low) / shape.mask.shape[-1]) + 1  # how far pasting can reach beyond the box
+    left, right = int(max(low - rim, 0)), int(min(high + rim + 1, width))
+  columns = _paste(shape, height, width)[:, left:right]
   runs = np.flatnonzero(np.diff(columns.ravel("F"), prepend=False, append=False)) + left * height
   counts = np.diff(runs, prepend=0, append=height * width)
   if counts[-1] == 0:
@@ -167,7 +219,8 @@ def coco_numbers(truth: dict[str, list], entries: list[dict[str, Any]], kind: st
   names = KEYPOINT_NUMBERS if kind == "keypoints" else NUMBERS
   # Only what is evaluated: a mask that comes with its box would be taken for as large as the box.
   fields = ("image_id", "category_id", "score", field)
-  entries = [{name: entry[name] for name in fields} for entry in entries]
+  score = lambda entry: entry.get("mask_score", entry["score"]) if kind == "segm" else entry["score"]
+  entries = [{name: entry[name] for name in fields} | {"score": score(entry)} for entry in entries]
   known = COCO(truth | {"annotations": [dict(item) for item in truth["annotations"]]})  # it adds to them
   evaluator = COCOeval_faster(known, known.loadRes(entries), iouType=kind, print_function=lambda *args: None,
                               kpt_oks_sigmas=list(sigmas) if kind == "keypoints" else None)

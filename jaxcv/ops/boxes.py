@@ -223,17 +223,17 @@ def from_xywh(boxes: Array) -> Array:
 
 
 def shifted(instances: Instances, by: Array) -> Instances:
-  """The instances with their boxes, frames and keypoints moved.
+  """The instances with their boxes, frames, keypoints and meshes moved.
 
   Args:
     instances: with or without the leading axis B; numpy stays numpy.
     by: [2] or [B, 2], x and y in pixels.
   """
   move = lambda boxes: None if boxes is None else boxes + by[..., None, np.array([0, 1, 0, 1])]
-  points = instances.keypoints
-  if points is not None:
-    points = points + by[..., None, None, np.array([0, 1, 1])] * np.array([1, 1, 0], np.float32)
-  return instances.replace(boxes=move(instances.boxes), frames=move(instances.frames), keypoints=points)
+  along = by[..., None, None, np.array([0, 1, 1])] * np.array([1, 1, 0], np.float32)
+  points = lambda points: None if points is None else points + along
+  return instances.replace(boxes=move(instances.boxes), frames=move(instances.frames),
+                           keypoints=points(instances.keypoints), mesh=points(instances.mesh))
 
 
 def _centre_and_side(boxes: Array) -> tuple[Array, Array]:

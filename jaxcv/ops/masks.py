@@ -136,6 +136,40 @@ def paste_mask_detectron2(mask: np.ndarray, box: np.ndarray, height: int, width:
   return pasted
 
 
+def paste_window(mask: np.ndarray, frame: np.ndarray, height: int, width: int) -> np.ndarray:
+  """A mask that covers a window of the image, such as all of it, in numpy: bilinear, borders repeated.
+
+  The caller thresholds (> 0.5).
+
+  Args:
+    mask: [h, w] float probabilities.
+    frame: [4] x1 y1 x2 y2, what it covers, pixels of the image; it may reach beyond.
+    height: of the image, pixels.
+    width: of the image, pixels.
+
+  Returns:
+    [height, width] float32, 0 outside the frame.
+  """
+  pasted = np.zeros((height, width), np.float32)
+  x1, y1, x2, y2 = np.asarray(frame, np.float32)
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  if not (x2 > x1 and y2 > y1 and len(rows)):
+    return pasted
+
+  def weights(low, high, side, cells, seen):  # of the pixels that see a cell which is not 0
+    step = (high - low) / cells
+    first = max(int(np.floor(low + max(seen[0] - 1, 0) * step)), 0)
+    last = min(int(np.ceil(low + min(seen[-1] + 2, cells) * step)), side)
+    u = (np.arange(first, last, dtype=np.float32) + np.float32(0.5) - low) / step - np.float32(0.5)
+    inside = (u >= -0.5) & (u < cells - 0.5)
+    return slice(first, max(first, last)), inside[:, None] * _linear_weights(np.clip(u, 0, cells - 1), cells)
+
+  down, row_weights = weights(y1, y2, height, mask.shape[0], rows)
+  right, column_weights = weights(x1, x2, width, mask.shape[1], columns)
+  pasted[down, right] = row_weights @ mask.astype(np.float32) @ column_weights.T
+  return pasted
+
+
 def _linear_weights(u: np.ndarray, cells: int) -> np.ndarray:
   """Weights [len(u), cells] of linear interpolation at u, which has 0 at the first cell's centre."""
   return np.maximum(1 - np.abs(u[:, None].astype(np.float32) - np.arange(cells, dtype=np.float32)), 0)

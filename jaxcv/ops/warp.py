@@ -38,6 +38,29 @@ def crop_transform(centre: Array, side: Array, rotation: Array, output: Array) -
   return xp.concatenate([turn, shift[..., None]], -1).astype(xp.float32)
 
 
+def fit_similarity(points: Array, template: Array) -> Array:
+  """The similarity that brings points nearest to a template: least squares, no reflection (Umeyama 1991).
+
+  In a plane the turn and the scale are one complex number a, and the best a is that of linear regression.
+
+  Args:
+    points: [..., K, 2], x and y; all K in one place have no direction and stay there.
+    template: [K, 2], or [..., K, 2].
+
+  Returns:
+    [..., 2, 3] float32, matrix @ (x, y, 1) of a point = x, y near the template.
+  """
+  xp = _numbers_of(points, template)
+  middle, target = points.mean(-2), template.mean(-2)
+  x, y = xp.moveaxis(points - middle[..., None, :], -1, 0)
+  u, v = xp.moveaxis(xp.broadcast_to(template - target[..., None, :], points.shape), -1, 0)
+  size = xp.maximum((x**2 + y**2).sum(-1), 1e-12)
+  real, imaginary = (x * u + y * v).sum(-1) / size, (x * v - y * u).sum(-1) / size
+  turn = xp.stack([xp.stack([real, -imaginary], -1), xp.stack([imaginary, real], -1)], -2)
+  shift = target - xp.einsum("...ij,...j->...i", turn, middle)
+  return xp.concatenate([turn, shift[..., None]], -1).astype(xp.float32)
+
+
 def invert_transform(matrix: Array) -> Array:
   """The way back of similarities [..., 2, 3]."""
   xp = _numbers_of(matrix)

@@ -60,7 +60,7 @@ def evaluate(recipe: Recipe, params: dict, variables: dict, source: Any, config:
     real = gather_rows(whole["real"])
     for name, metric in recipe.metrics.items():
       if metric.merge == "rows":
-        rows[name] += _rows(gather_rows(stats[name]), real)
+        rows[name] += map(metric.keep, _rows(gather_rows(stats[name]), real))
       else:
         sums[name] = jax.tree.map(jnp.add, sums[name], stats[name]) if name in sums else stats[name]
     if show is not None:

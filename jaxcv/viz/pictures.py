@@ -9,7 +9,8 @@ import numpy as np
 from jaxcv.ops.boxes import shifted
 
 SMALLEST = 360  # longer side in pixels below which an image is enlarged, so that text can be read
-FIELDS = ("boxes", "classes", "valid", "scores", "crowd", "masks", "keypoints")  # of Instances, drawn
+# Of Instances, drawn.
+FIELDS = ("boxes", "classes", "valid", "scores", "crowd", "masks", "keypoints", "mesh", "frames")
 PAPER, INK = (250, 250, 250), (30, 30, 30)
 # Neighbours in this order differ strongly in hue, and all of them stand out from grass, sky and skin.
 COLOURS = ((255, 59, 72), (0, 168, 255), (255, 196, 0), (155, 89, 255), (0, 200, 110), (255, 120, 0),
@@ -38,8 +39,10 @@ def draw_instances(image: np.ndarray, instances: Any, labels: Any, threshold: fl
       classes [N], and where there are, valid [N], scores [N], crowd [N], keypoints [N, K, 3] (a point
       is drawn where its third number is above 0; ground truth that is hidden, 1, as a ring) and masks:
       uint8 [N, S, S] coverage of the box (ground truth), float [N, S, S] probabilities that continue
-      half a cell beyond the box (detections), or bool [N, H, W] of the whole image.
-    labels: data.source.Labels; `classes` and, for keypoints, `skeleton` are used.
+      half a cell beyond the box (detections; with frames [N, 4], x1 y1 x2 y2, they cover these in its place),
+      or bool [N, H, W] of the whole image; mesh [N, P, 3], not drawn
+      where it is zero.
+    labels: data.source.Labels; `classes` and, for keypoints and meshes, `skeleton` and `mesh_edges` are used.
     threshold: instances with a lower score are not drawn.
   """
   table = _visible(instances, threshold)
@@ -48,7 +51,7 @@ def draw_instances(image: np.ndarray, instances: Any, labels: Any, threshold: fl
   canvas = np.clip(np.rint(image), 0, 255).astype(np.uint8)
   canvas = cv2.resize(canvas, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
   boxes = table["boxes"].astype(np.float64).reshape(-1, 4) * scale
-  shapes = _shapes(table.get("masks"), boxes, scale)
+  shapes = _shapes(table.get("masks"), table.get("frames"), boxes, scale)
   colours = [COLOURS[i % len(COLOURS)] for i in range(len(boxes))]
   crowd = table.get("crowd", np.zeros(len(boxes), bool))
   areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
@@ -60,6 +63,11 @@ def draw_instances(image: np.ndarray, instances: Any, labels: Any, threshold: fl
     corners = boxes[i].reshape(2, 2)
     _polyline(canvas, [corners[0], (corners[1][0], corners[0][1]), corners[1],
                        (corners[0][0], corners[1][1])], colours[i], line)
+  if "mesh" in table and getattr(labels, "mesh_edges", ()):
+    lines = canvas.copy()
+    for i in order:
+      _mesh(lines, table["mesh"][i] * scale, labels.mesh_edges, colours[i])
+    canvas = cv2.addWeighted(lines, 0.7, canvas, 0.3, 0)  # a dense one would hide the face
   for i in order if "keypoints" in table else ():
     points = table["keypoints"][i] * np.array([scale, scale, 1])
     _skeleton(canvas, points, getattr(labels, "skeleton", ()), colours[i], line, "scores" not in table)
@@ -173,10 +181,13 @@ def _visible(instances: Any, threshold: float) -> dict[str, np.ndarray]:
   return {name: value[keep] for name, value in table.items()}
 
 
-def _shapes(masks: np.ndarray | None, boxes: np.ndarray, scale: int) -> list[_Shape]:
+def _shapes(masks: np.ndarray | None, frames: np.ndarray | None, boxes: np.ndarray,
+            scale: int) -> list[_Shape]:
   """Every instance's mask and where it lies on the canvas; without masks, its box."""
   if masks is None:
     return [_Shape(np.ones((2, 2), np.float32), box) for box in boxes]
+  if frames is not None:
+    return [_Shape(mask.astype(np.float32), frame * scale) for mask, frame in zip(masks, frames, strict=True)]
   shapes = []
   for mask, box in zip(masks, boxes, strict=True):
     if mask.dtype == bool:
@@ -241,6 +252,20 @@ def _skeleton(canvas: np.ndarray, points: np.ndarray, bones: Sequence[tuple[int,
     cv2.circle(canvas, centre, round(16 * dot), inner, -1, cv2.LINE_AA, shift=4)
     if truth and v < 2:
       cv2.circle(canvas, centre, round(8 * dot), INK, -1, cv2.LINE_AA, shift=4)
+
+
+def _mesh(canvas: np.ndarray, vertices: np.ndarray, edges: Sequence[tuple[int, int]], colour: tuple) -> None:
+  """Draws a mesh [P, 3] as fine lines, in place: the nearer a line the lighter it is."""
+  if not vertices.any() or not np.isfinite(vertices).all():
+    return
+  ends = vertices[np.array(edges)]  # [E, 2, 3]
+  depth = ends[..., 2].mean(1)
+  near = (depth - depth.min()) / max(np.ptp(depth), 1e-6)
+  limit = 4.0 * max(canvas.shape[:2])
+  fixed = np.rint((np.clip(ends[..., :2], -limit, limit) - 0.5) * 16).astype(np.int32)
+  for k in np.argsort(depth):
+    ink = 0.55 * near[k] * 255 + (1 - 0.55 * near[k]) * np.array(colour) * (0.4 + 0.6 * near[k])
+    cv2.line(canvas, fixed[k, 0], fixed[k, 1], ink.tolist(), 1, cv2.LINE_AA, shift=4)
 
 
 def _name(table: dict[str, np.ndarray], i: int, labels: Any) -> str:

@@ -20,7 +20,8 @@ from jaxcv.weights.keymap import Plan, apply_keymap
 from jaxcv.weights.labels import published_labels, published_point_labels
 from jaxcv.weights.readers import read
 
-DETECTORS = "mask_rcnn", "keypoint_rcnn", "centernet", "cornernet", "centernet_triplets"
+DETECTORS = ("mask_rcnn", "keypoint_rcnn", "centernet", "cornernet", "centernet_triplets", "retinaface",
+             "yolact")
 POINTS = ("hourglass",)  # of one person or face in a crop
 PICTURES = "classifier", "cgan", "pix2pix", "cyclegan", "srgan", "style_transfer"
 NETWORKS = "resnet", "mobilenet", "vgg"  # parts of models: backbones and loss networks
@@ -35,6 +36,8 @@ _SIGNS = {
     "deconv_layers.0.conv_offset_mask.weight": "--recipe=centernet --flavour=xingyizhou",
     "base.base_layer.0.weight": "--recipe=centernet --flavour=xingyizhou",
     "base_layer.0.weight": "--recipe=centernet --flavour=dla_imagenet",
+    "prediction_layers.0.bbox_layer.weight": "--recipe=yolact --flavour=dbolya",
+    "LandmarkHead.0.conv1x1.weight": "--recipe=retinaface --flavour=biubug6",
     "layer1.0.conv1.weight": "--recipe=resnet --flavour=torchvision",
     "features.1.conv.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
     "features.1.block.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
@@ -100,7 +103,7 @@ def convert(recipe: str, flavour: str, file: str, out: str, *, num_classes: int 
     labels = Labels((), ())
     if "num_classes" in model:
       labels = published_labels(model.num_classes, model.get("num_keypoints", 0), names)
-    elif recipe in POINTS:
+    elif "num_keypoints" in model:
       labels = published_point_labels(model.num_keypoints, names)
     labels = labels._asdict()
   save_weights(out, mapped.variables, mapped.config.to_dict(), labels)
@@ -214,8 +217,9 @@ def _any_batch(recipe: Recipe, config: ConfigDict) -> Batch:
     side = recipe.model.side
     return batch | {"image": np.zeros((len(batch["real"]), side, side, config.data.channels), np.uint8)}
   if recipe.prepare is None:
-    size = np.full((1, 2), 128, np.int32)
-    return {"image": np.zeros((1, 128, 128, 3), np.float32), "size": size, "original_size": size,
+    bucket = config.data.buckets[0]
+    size = np.array([bucket], np.int32)
+    return {"image": np.zeros((1, *bucket, 3), np.float32), "size": size, "original_size": size,
             "real": np.ones(1, bool), "image_id": np.zeros(1, np.int32)}
   if "scale" not in config.data:
     return recipe.prepare(np.zeros((config.data.side, config.data.side, 3), np.uint8))

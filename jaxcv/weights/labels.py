@@ -1,6 +1,6 @@
 """What the classes of published checkpoints mean: COCO's names and category ids."""
 
-from jaxcv.data.point_labels import FACE_68, FACE_98, MPII
+from jaxcv.data.point_labels import FACE_5, FACE_68, FACE_98, MPII
 from jaxcv.data.source import COCO_KEYPOINTS, Labels, keypoint_labels
 
 # COCO's category ids 1 to 90 in order; "N/A" are ids that no annotation has.
@@ -52,12 +52,13 @@ def published_labels(num_classes: int, num_keypoints: int = 0,
 def published_point_labels(num_keypoints: int, names: tuple[str, ...] | None = None) -> Labels:
   """The labels of a converted net for the points of one person or face, told by their number.
 
-  16 points are MPII's, 17 COCO's, 68 iBUG's and 98 WFLW's; others are called "keypoint 0" and so on.
+  5 points are WIDER FACE's as RetinaFace has them, 16 are MPII's, 17 COCO's, 68 iBUG's and 98 WFLW's;
+  others are called "keypoint 0" and so on.
 
   Args:
     num_keypoints: K.
     names: the name of the one class, if it is to be another.
   """
-  known = {16: MPII, 68: FACE_68, 98: FACE_98}
+  known = {5: FACE_5, 16: MPII, 68: FACE_68, 98: FACE_98}
   labels = known.get(num_keypoints) or published_labels(1, num_keypoints)
   return labels._replace(classes=tuple(names)) if names else labels
