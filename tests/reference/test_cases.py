@@ -21,13 +21,15 @@ import ops_runners
 import perceptual_runner
 import pix2pix_runner
 import pytest
+import retinaface_runner
 import seeded
 import srgan_runner
+import yolact_runner
 
 RUNNERS = (ops_runners.RUNNERS | data_runners.RUNNERS | model_runners.RUNNERS | losses_runners.RUNNERS
            | cgan_runner.RUNNERS | corner_runner.RUNNERS | cyclegan_runner.RUNNERS | pix2pix_runner.RUNNERS
            | centernet_points_runner.RUNNERS | hourglass_runner.RUNNERS | perceptual_runner.RUNNERS
-           | srgan_runner.RUNNERS)
+           | retinaface_runner.RUNNERS | srgan_runner.RUNNERS | yolact_runner.RUNNERS)
 
 # (runner, output) -> of (computed, stored), which entries both leave undefined.
 UNDEFINED = corner_runner.UNDEFINED
@@ -46,12 +48,10 @@ ABSENT = {
   "pix2pix": ("jaxcv.models.pix2pix",),
   "pix2pixHD": ("jaxcv.models.pix2pix_hd",),
   "pq": ("jaxcv.metrics.panoptic",),
-  "retinaface": ("jaxcv.models.retinaface",),
   "sr": ("jaxcv.models.srgan",),
   "upsnet": ("jaxcv.models.upsnet",),
   "vid2vid": ("jaxcv.models.vid2vid",),
   "vps": ("jaxcv.models.vpsnet",),
-  "yolact": ("jaxcv.models.yolact",),
   "yolact_edge": ("jaxcv.models.yolact_edge",),
 }
 
