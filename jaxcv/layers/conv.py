@@ -66,7 +66,7 @@ def _product_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]
 _product.defvjp(_product_fwd, _product_bwd)
 
 
-def _depthwise(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _shifted_products(x: Array, kernel: Array, stride: int, padding: int) -> Array:
   """A depthwise convolution as a sum of shifted products, one for each tap of the kernel."""
   size = kernel.shape[0]
   x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -74,6 +74,25 @@ def _depthwise(x: Array, kernel: Array, stride: int, padding: int) -> Array:
   taps = [(i, j) for i in range(size) for j in range(size)]
   rows, columns = stride * (high - 1) + 1, stride * (wide - 1) + 1
   return sum(x[:, i:i + rows:stride, j:j + columns:stride] * kernel[i, j, 0] for i, j in taps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+  """_shifted_products() whose gradient is of maps that are computed once, not for every tap again."""
+  return _shifted_products(x, kernel, stride, padding)
+
+
+def _depthwise_fwd(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+  return _shifted_products(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_bwd(stride: int, padding: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+  x, grad = lax.optimization_barrier((saved[0], grad))
+  _, pull = jax.vjp(lambda x, kernel: _shifted_products(x, kernel, stride, padding), x, saved[1])
+  return pull(grad)
+
+
+_depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
 def _patches(x: Array, kernel: Array, stride: int, padding: int) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcv.layers.bilinear_fpn import xavier
 from jaxcv.layers.conv import Conv
+from jaxcv.layers.norms import BatchNorm
 from jaxcv.ops.bilinear import resize_bilinear
 from jaxcv.types import Array
 
@@ -18,23 +19,29 @@ class Protonet(nn.Module):
   Attributes:
     prototypes: number of prototypes, K.
     width: channels in between.
+    norm: BatchNorm in place of biases of the 3 x 3 convolutions; the original has none.
+    axis: pmap's axis name, for BatchNorm.
     dtype: of the computation; prototypes are float32.
   """
 
   prototypes: int = 32
   width: int = 256
+  norm: bool = False
+  axis: str | None = None
   dtype: str = "float32"
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps the finest level x [B, h, w, D] to prototypes [B, 2 h, 2 w, K], at least 0."""
-    conv = lambda i, features, size: Conv(features, size, kernel_init=xavier, dtype=self.dtype,
-                                          name=f"conv_{i}")
+    def conv(i, x):
+      x = Conv(self.width, 3, bias=not self.norm, kernel_init=xavier, dtype=self.dtype, name=f"conv_{i}")(x)
+      return nn.relu(BatchNorm(self.axis, dtype=self.dtype, name=f"bn_{i}")(x) if self.norm else x)
+
     for i in range(3):
-      x = nn.relu(conv(i, self.width, 3)(x))
-    x = resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
-    x = nn.relu(conv(3, self.width, 3)(x))
-    return nn.relu(conv(4, self.prototypes, 1)(x)).astype(jnp.float32)
+      x = conv(i, x)
+    x = conv(3, resize_bilinear(x, 2 * x.shape[1], 2 * x.shape[2]))
+    x = Conv(self.prototypes, 1, kernel_init=xavier, dtype=self.dtype, name="conv_4")(x)
+    return nn.relu(x).astype(jnp.float32)
 
 
 class PrototypeHead(nn.Module):

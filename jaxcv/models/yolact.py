@@ -47,12 +47,14 @@ class YOLACT(nn.Module):
 
   Attributes:
     num_classes: number of classes without the background, C; instances of higher classes are not taught.
-    body: name of the trunk (layers/trunks.py), whose maps of strides 8, 16 and 32 are used.
+    body: name of the trunk (layers/trunks.py).
+    trunk_maps: how many of its maps are used, the coarsest: 3 of strides 8, 16 and 32; 4 for small images.
     width: channels of the trunk's first stage.
     deform: of each stage, how many of its last bottlenecks may be deformable (YOLACT++); () for none.
     deform_every: of these, the ones whose number in the stage this divides are.
     frozen_norm: the trunk's norms are constants. In the original they are not.
     fpn_channels: channels of the pyramid, of the head and between the prototypes' convolutions.
+    fpn_norm: BatchNorm in the pyramid and before the prototypes, which the original does not have.
     prototypes: number of prototypes, K.
     anchor_scales: for each of the five levels, sides of its priors, pixels.
     anchor_ratios: width / height.
@@ -79,11 +81,13 @@ class YOLACT(nn.Module):
 
   num_classes: int = 80
   body: str = "resnet101"
+  trunk_maps: int = 3
   width: int = 64
   deform: tuple[int, ...] = ()
   deform_every: int = 1
   frozen_norm: bool = False
   fpn_channels: int = 256
+  fpn_norm: bool = False
   prototypes: int = 32
   anchor_scales: tuple[tuple[float, ...], ...] = ((24,), (48,), (96,), (192,), (384,))
   anchor_ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
@@ -108,8 +112,9 @@ class YOLACT(nn.Module):
   def setup(self):  # noqa: D102
     self.backbone = trunk(self.body, width=self.width, axis=self.axis, frozen=self.frozen_norm,
                           dtype=self.dtype, deform=self.deform, deform_every=self.deform_every)
-    self.fpn = BilinearFPN(self.fpn_channels, len(self.anchor_scales) - 3, self.dtype)
-    self.protonet = Protonet(self.prototypes, self.fpn_channels, self.dtype)
+    norm = dict(norm=self.fpn_norm, axis=self.axis, dtype=self.dtype)
+    self.fpn = BilinearFPN(self.fpn_channels, len(self.anchor_scales) - self.trunk_maps, **norm)
+    self.protonet = Protonet(self.prototypes, self.fpn_channels, **norm)
     self.head = PrototypeHead(len(self.anchor_scales[0]) * len(self.anchor_ratios), self.num_classes,
                               self.prototypes, self.fpn_channels, self.dtype)
     self.semantic = Conv(self.num_classes, 1, kernel_init=xavier, dtype=self.dtype)
@@ -117,12 +122,12 @@ class YOLACT(nn.Module):
       self.mask_iou_net = MaskIoUNet(self.num_classes, self.mask_iou_widths, self.dtype)
 
   def pyramid(self, image: Array, size: Array) -> list[Array]:
-    """Images [B, H, W, 3] in 0..255 to the levels P3 to P7, of strides 8 to 128."""
+    """Images [B, H, W, 3] in 0..255 to the levels P3 to P7, of strides 8 to 128, or from stride 4 on."""
     return self.levels(normalise(image, size, self.mean, self.std))
 
   def levels(self, x: Array) -> list[Array]:
     """The same of normalised images."""
-    return self.fpn(self.backbone(x)[-3:])
+    return self.fpn(self.backbone(x)[-self.trunk_maps:])
 
   def priors(self, image: tuple[int, int], levels: Sequence[Array]) -> np.ndarray:
     """The priors of images of this height and width, [P, 4] x1 y1 x2 y2 in pixels, in the head's order."""
