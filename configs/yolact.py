@@ -42,17 +42,17 @@ def get_config(variant: str = ""):
 def scenes(config, plus):
   """The same module with smaller numbers."""
   config.model = module_fields(
-      YOLACT, num_classes=7, body="resnet18", width=32, fpn_channels=64, prototypes=16,
+      YOLACT, num_classes=7, body="resnet18", width=32, fpn_channels=48, prototypes=16,
       trunk_maps=4, fpn_norm=True,  # things are small in small pictures; learns faster from nothing
-      anchor_scales=((10, 14), (20, 28), (40, 56), (80, 112)), square_anchors=False, masks_to_train=48,
-      top=50, detections=50)
+      anchor_scales=((12,), (24,), (48,), (80,), (112,)), square_anchors=False, masks_to_train=32, top=50,
+      detections=50)
   if plus:
     config.model.update(body="resnet50", width=16, deform=(0, 4, 6, 3), deform_every=3, mask_iou=True,
                         mask_iou_widths=(8, 16, 32))
   config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=900, eval_every=450, checkpoint_every=300)
+  config.train.update(steps=1600, eval_every=800, checkpoint_every=400)
 
 
 def published(config, variant):

@@ -1,5 +1,6 @@
 """Every test runs on eight virtual CPU devices, and compiled programs are kept between runs."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ os.environ["XLA_FLAGS"] = " ".join([
     "--xla_cpu_use_fusion_emitters=false"])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+gc.set_threshold(20_000, 10, 10)  # tracing makes millions of objects that live on: looked through less often
 if str(ROOT) not in sys.path:  # the programs under test are run from the root, and so import from there
   sys.path.insert(0, str(ROOT))
 
