@@ -44,7 +44,7 @@ def get_config(variant: str = ""):
 def scenes(config):
   """The same module with smaller numbers: faces of 8 to 64 pixels in pictures of 128."""
   config.model = module_fields(
-      RetinaFace, mesh=(33, 33), width=8, channels=64, prior_sizes=((10, 14), (20, 28), (40, 56)),
+      RetinaFace, mesh=(33, 33), width=16, channels=64, prior_sizes=((10, 14), (20, 28), (40, 56)),
       mesh_priors=32, candidates=300, detections=50)
   config.data.update(source="face_scenes", mesh=True, max_instances=12, batch_size=16, eval_batch_size=20,
                      colour=0.2)

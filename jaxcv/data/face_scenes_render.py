@@ -17,7 +17,7 @@ from jaxcv.ops.warp import transform_points
 
 SHARES = (0.08, 0.46)  # smallest and largest face: longer side of its box over the picture's
 LEAST = 9.0  # pixels of that side, whatever the picture's
-ANNOTATED = 13.0  # pixels from which on a face has points and a mesh
+ANNOTATED = 20.0  # pixels from which on a face has points and a mesh, as WIDER FACE has none of tiny faces
 FAINT, POOR = 0.08, 0.3  # parts of a face: with less to be seen it is no face, or one that is ignored
 PARTS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47), (30,), (48,), (54,))  # of 68 points: the five
 
