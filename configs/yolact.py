@@ -44,15 +44,15 @@ def scenes(config, plus):
   config.model = module_fields(
       YOLACT, num_classes=7, body="resnet18", width=32, fpn_channels=48, prototypes=16,
       trunk_maps=4, fpn_norm=True,  # things are small in small pictures; learns faster from nothing
-      anchor_scales=((12,), (24,), (48,), (80,), (112,)), square_anchors=False, masks_to_train=32, top=50,
-      detections=50)
+      anchor_scales=((12,), (24,), (48,), (80,), (112,)), square_anchors=False, positive=0.4, negative=0.3,
+      masks_to_train=32, top=50, detections=50)
   if plus:
     config.model.update(body="resnet50", width=16, deform=(0, 4, 6, 3), deform_every=3, mask_iou=True,
                         mask_iou_widths=(8, 16, 32))
-  config.data.update(max_instances=24, batch_size=8)
+  config.data.update(max_instances=10, batch_size=4)
   config.optimizers.model = optimizer(
-      name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1600, eval_every=800, checkpoint_every=400)
+      name="adamw", learning_rate=0.003, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
+  config.train.update(steps=2000, eval_every=1000, checkpoint_every=500)
 
 
 def published(config, variant):
@@ -83,8 +83,9 @@ def published(config, variant):
 def photos(config):
   """A few photos of one's own: an ImageNet MobileNetV2 with frozen norms, strong augmentation."""
   config.model = module_fields(
-      YOLACT, num_classes=3, body="mobilenet_v2", frozen_norm=True, fpn_channels=64, prototypes=16,
-      anchor_scales=((24,), (48,), (96,), (160,), (224,)), square_anchors=False, top=100)
+      YOLACT, num_classes=3, body="mobilenet_v2", frozen_norm=True, fpn_channels=64, fpn_norm=True,
+      prototypes=16, anchor_scales=((24,), (48,), (96,), (160,), (224,)), square_anchors=False, positive=0.4,
+      negative=0.3, top=100)
   config.data.update(test_data(256))
   config.data.update(source="coco", batch_size=4, eval_batch_size=4, view="yolact")
   config.start.groups = ("backbone",)

@@ -28,7 +28,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # N(0, 0.02), the choice of DCGAN and after it pix2pix and CycleGAN.
 gan_normal = nn.initializers.normal(0.02)
 # Products per tap of a 3 x 3 convolution from which on Winograd's form is worth compiling for a second.
-WINOGRAD = 2**27
+WINOGRAD = 2**26
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: int, groups: int, dilation: int) -> Array:
@@ -282,7 +282,7 @@ class Conv(nn.Module):
       y = lax.platform_dependent(x, kernel, cpu=lambda x, k: _patches(x, k, 2, padding),
                                  default=lambda x, k: _convolve(x, k, 2, padding, 1, 1))
     elif (one_group and self.stride == 1 and self.size == 3 and padding <= 2 and x.dtype == jnp.float32
-          and min(channels, self.features) >= 64 and pixels * channels * self.features >= WINOGRAD):
+          and min(channels, self.features) >= 48 and pixels * channels * self.features >= WINOGRAD):
       y = lax.platform_dependent(x, kernel, cpu=lambda x, k: winograd(x, k, padding),
                                  default=lambda x, k: _convolve(x, k, 1, padding, 1, 1))
     else:

@@ -15,8 +15,10 @@ from jaxcv.ops.prototype_masks import combine, paste_crops, resize_masks, window
 
 @pytest.mark.parametrize("size", [(6, 10), (5, 9), (2, 3)])
 def test_resizing_is_bilinear_with_half_pixel_centres(size):
-  x = np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32)
-  found = jax.jit(lambda x: resize_bilinear(x, *size))(x)
+  rng = np.random.default_rng(0)
+  x, pull = (rng.normal(size=(2, *shape, 2)).astype(np.float32) for shape in ((3, 5), size))
+  resize = lambda x: resize_bilinear(x, *size)
+  found, gradient = jax.jit(lambda x: (resize(x), jax.vjp(resize, x)[1](pull)[0]))(x)
   want = np.zeros((2, *size, 2))
   for i in range(size[0]):
     for j in range(size[1]):
@@ -26,6 +28,7 @@ def test_resizing_is_bilinear_with_half_pixel_centres(size):
       corner = lambda p, q: x[:, p, q] * (1 - abs(y - p)) * (1 - abs(z - q))  # noqa: B023
       want[:, i, j] = corner(a, b) + corner(a, b + 1) + corner(a + 1, b) + corner(a + 1, b + 1)
   np.testing.assert_allclose(found, want, atol=1e-6)
+  np.testing.assert_allclose(np.sum(gradient * x), np.sum(pull * want), rtol=1e-5)  # it is linear
 
 
 def test_every_object_gets_a_prior():
