@@ -5,13 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seeded
-from flax import traverse_util
+from gradients import value_and_gradients
 
 from jaxcv.models import retinaface
 from jaxcv.ops.boxes import decode_boxes, to_cxcywh
 from jaxcv.types import Instances
 from jaxcv.weights.convert import map_state
-from jaxcv.weights.retinaface import plan
 
 NCHW = (0, 3, 1, 2)
 TERMS = {"box": "box", "class": "class", "points": "landmark"}
@@ -75,18 +74,15 @@ def run_train(manifest, inputs):
   image = inputs["input"].transpose(0, 2, 3, 1)[..., ::-1] + np.float32(module.mean)
   batch = {"image": image, "size": np.full((2, 2), side, np.int32), "real": np.ones(2, bool),
            "instances": faces(inputs, side)}
-  source = plan(seeded.state_dict(manifest), "biubug6").source
-  flat = traverse_util.flatten_dict(variables["params"])
-  few = {path: x for path, x in flat.items() if source(("params", *path)).key in manifest["grads_of"]}
 
-  def total(few):
-    params = traverse_util.unflatten_dict(flat | few)
-    run = nn.apply(lambda net: (retinaface.loss(net, batch, None), net(image, batch["size"])), module)
-    terms, said = run(variables | {"params": params})
+  def total(variables, batch):
+    both = lambda net: (retinaface.loss(net, batch, None), net(batch["image"], batch["size"]))
+    terms, said = nn.apply(both, module)(variables)
     terms = {name: mean.value() for name, mean in terms.items()}
     return sum(terms.values()), (terms, said)
 
-  (loss, (terms, said)), grads = jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(few))
+  (loss, (terms, said)), grads = value_and_gradients(
+      total, manifest, "retinaface", "biubug6", variables, batch)
   priors = jnp.asarray(retinaface.priors(module, (side, side)))
   want = jax.device_get(jax.jit(jax.vmap(lambda row: retinaface.targets(
       module, row, priors, np.ones(len(priors), bool))))(batch["instances"]))
@@ -96,10 +92,7 @@ def run_train(manifest, inputs):
          "match/labels": np.where(shown, 1, -1) * positive, "match/loc_positive": want["box"][positive],
          "match/landmark_positive": want["points"][shown].reshape(-1, 10)}
   out |= {f"loss/{TERMS[name]}": value / weights.get(name, 1) for name, value in terms.items()}
-  for path, grad in grads.items():
-    key = source(("params", *path)).key
-    out[f"grad/{key}"] = grad.transpose(3, 2, 0, 1) if grad.ndim == 4 else grad
-  return out
+  return out | grads
 
 
 RUNNERS = {"retinaface.eval": run_eval, "retinaface.train": run_train}

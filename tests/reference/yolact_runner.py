@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import seeded
+from gradients import value_and_gradients
 
 from jaxcv.data.pipeline import prepare_photo
 from jaxcv.metrics.coco_ap import to_photo
@@ -15,7 +16,7 @@ from jaxcv.ops.images import normalise
 from jaxcv.ops.prototype_masks import resize_masks
 from jaxcv.types import Instances
 from jaxcv.weights.convert import map_state
-from jaxcv.weights.yolact import plan, test_data
+from jaxcv.weights.yolact import test_data
 
 
 def nchw(x):
@@ -107,10 +108,6 @@ def run_train(manifest, inputs):
   module, _, variables = network(manifest)
   x, side = inputs["input"].transpose(0, 2, 3, 1), manifest["max_size"]
   truth, masks = truth_of(manifest, inputs)
-  source = plan(seeded.state_dict(manifest), "dbolya").source
-  flat = dict(jax.tree_util.tree_leaves_with_path(variables["params"]))
-  key_of = lambda path: source(("params", *(part.key for part in path))).key
-  asked = {key_of(path): leaf for path, leaf in flat.items() if key_of(path) in manifest["grads_of"]}
 
   def losses(net, x, truth, masks):
     _, levels, head, prototypes = heads(net, x)
@@ -131,18 +128,16 @@ def run_train(manifest, inputs):
          "head/segm": segm.transpose(0, 3, 1, 2), "head/priors": to_cxcywh(priors) / side,
          "match/labels": label, "match/gt_index": matched}, target)
 
-  def total(asked):
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: asked.get(key_of(path), leaf), variables["params"])
-    terms, rest = nn.apply(losses, module)(variables | {"params": params}, x, truth, masks)
+  def total(variables, *args):
+    terms, rest = nn.apply(losses, module)(variables, *args)
     return sum(terms.values()), (terms, rest)
 
-  grads, (terms, (out, target)) = jax.device_get(jax.jit(jax.grad(total, has_aux=True))(asked))
+  (_, (terms, (out, target))), grads = value_and_gradients(
+      total, manifest, "yolact", "dbolya", variables, x, truth, masks)
   names = {"box": "B", "class": "C", "mask": "M", "semantic": "S", "mask_iou": "I"}
   out |= {f"loss/{names[name]}": value for name, value in terms.items()}
   out["match/loc_positive"] = target[out["match/labels"] > 0]
-  return out | {f"grad/{key}": grad.transpose(3, 2, 0, 1) if grad.ndim == 4 else grad
-                for key, grad in grads.items()}
+  return out | grads
 
 
 RUNNERS = {"yolact.eval": run_eval, "yolact.fast_nms": run_fast_nms, "yolact.train": run_train}
