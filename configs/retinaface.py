@@ -44,13 +44,14 @@ def get_config(variant: str = ""):
 def scenes(config):
   """The same module with smaller numbers: faces of 8 to 64 pixels in pictures of 128."""
   config.model = module_fields(
-      RetinaFace, mesh=(33, 33), width=16, channels=64, prior_sizes=((10, 14), (20, 28), (40, 56)),
-      mesh_priors=32, candidates=300, detections=50)
-  config.data.update(source="face_scenes", mesh=True, max_instances=12, batch_size=16, eval_batch_size=20,
+      RetinaFace, mesh=(33, 33), body="resnet18", width=24, channels=64,
+      prior_sizes=((10, 14), (20, 28), (40, 56)), mesh_priors=16, mesh_weight=2.0, candidates=300,
+      detections=50)
+  config.data.update(source="face_scenes", mesh=True, max_instances=12, batch_size=8, eval_batch_size=20,
                      colour=0.2)
   config.optimizers.model = optimizer(
-      name="adamw", learning_rate=0.004, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1500, eval_every=750, checkpoint_every=500, best="ap")
+      name="adamw", learning_rate=0.003, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
+  config.train.update(steps=2600, eval_every=1300, checkpoint_every=500, best="ap")
 
 
 def wider(config, variant, test):
