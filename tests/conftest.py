@@ -1,4 +1,8 @@
-"""Every test runs on eight virtual CPU devices, and compiled programs are kept between runs."""
+"""Every test runs on eight virtual CPU devices, and compiled programs are kept between runs.
+
+The tests run in as many processes as there are cores (`-n 0`: in one). Those of a file, and the reference
+cases of an architecture, share a process: they compile the same programs.
+"""
 
 import gc
 import os
@@ -24,8 +28,17 @@ gc.set_threshold(20_000, 10, 10)  # tracing makes millions of objects that live 
 if str(ROOT) not in sys.path:  # the programs under test are run from the root, and so import from there
   sys.path.insert(0, str(ROOT))
 
+import pytest  # noqa: E402
+
 from jaxcv.layers import conv  # noqa: E402
 
 # Winograd's form takes as long to compile as hundreds of runs save: here the largest layers alone have it, as
 # Mask R-CNN's mask head, and tests/ops/test_winograd.py.
 conv.WINOGRAD = 2**30
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+  for item in items:
+    case = item.callspec.params.get("path") if item.path.name == "test_cases.py" else None
+    item.add_marker(pytest.mark.xdist_group(case.parent.name if case else item.path.stem))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcv.ops.winograd import winograd
@@ -28,7 +29,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # N(0, 0.02), the choice of DCGAN and after it pix2pix and CycleGAN.
 gan_normal = nn.initializers.normal(0.02)
 # Products per tap of a 3 x 3 convolution from which on Winograd's form is worth compiling for a second.
-WINOGRAD = 2**26
+WINOGRAD = 2**25
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: int, groups: int, dilation: int) -> Array:
@@ -87,9 +88,22 @@ def _depthwise_fwd(x: Array, kernel: Array, stride: int, padding: int) -> tuple[
 
 
 def _depthwise_bwd(stride: int, padding: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-  x, grad = lax.optimization_barrier((saved[0], grad))
-  _, pull = jax.vjp(lambda x, kernel: _shifted_products(x, kernel, stride, padding), x, saved[1])
-  return pull(grad)
+  """The map's gradient is a transposed convolution, a sum of its own taps for each phase of the stride.
+
+  Those of the kernel's taps are summed in a loop: what it reads is computed before it, and compiled once.
+  """
+  x, kernel = saved
+  x, grad = lax.optimization_barrier((x, grad))
+  to_x = _depthwise_up(grad, kernel[:, :, 0], (stride, padding, stride - 1))[:, :x.shape[1], :x.shape[2]]
+  padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  rows, columns = (stride * (n - 1) + 1 for n in grad.shape[1:3])
+
+  def tap(place):
+    seen = lax.dynamic_slice(padded, (0, *place, 0), (len(x), rows, columns, x.shape[-1]))
+    return jnp.sum(seen[:, ::stride, ::stride] * grad, (0, 1, 2))
+
+  places = np.argwhere(np.ones(kernel.shape[:2])).astype(np.int32)
+  return to_x, lax.map(tap, places).reshape(kernel.shape)
 
 
 _depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
@@ -216,8 +230,9 @@ def _depthwise_up(x: Array, kernel: Array, grow: Grow) -> Array:
   padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
 
   def phase(rows, columns, high, wide):
-    return sum(padded[:, reach + di:reach + di + high, reach + dj:reach + dj + wide] * kernel[i, j]
-               for di, i in rows for dj, j in columns)
+    none = jnp.zeros_like(x, shape=(len(x), high, wide, x.shape[-1]))  # a stride may step over pixels
+    return sum((padded[:, reach + di:reach + di + high, reach + dj:reach + dj + wide] * kernel[i, j]
+                for di, i in rows for dj, j in columns), none)
 
   return _interleave(x, kernel.shape[0], x.shape[-1], grow, phase)
 
