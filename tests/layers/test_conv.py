@@ -43,8 +43,8 @@ def kernel_of(layer, x):
   return noise(*shape) / np.float32(np.sqrt(shape[0] * shape[1] * shape[2]))
 
 
-@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (3, 1, 4), (3, 2, 4), (5, 2, 4),
-                                                        (3, 2, 2)])
+@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (1, 2, 4), (3, 1, 4), (3, 2, 4),
+                                                        (5, 2, 4), (3, 2, 2)])
 def test_conv(size, stride, groups):
   layer = Conv(4, size, stride, groups=groups, bias=False)
   x = noise(2, 9, 8, 4)
