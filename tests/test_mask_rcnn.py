@@ -1,5 +1,7 @@
 """Mask R-CNN: the contract, its parameter counts, and ideal outputs that become the ground truth again."""
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from contract import bound, check_recipe, count_parameters, detection_batch
 from ml_collections import ConfigDict
 
 from configs import mask_rcnn as configs
-from jaxcv.layers.roi_heads import BOX_WEIGHTS, Rois, box_loss, detect, mask_loss
+from jaxcv.layers.roi_heads import BOX_WEIGHTS, TOGETHER, Rois, box_loss, detect, for_detections, mask_loss
 from jaxcv.models import mask_rcnn
 from jaxcv.ops.boxes import encode_boxes
 from jaxcv.types import Instances
@@ -16,7 +18,7 @@ from jaxcv.types import Instances
 SMALL = dict(
     num_classes=3, body="resnet18", width=8, fpn_channels=16, anchor_sizes=((8,), (16,), (32,), (64,), (64,)),
     canonical_size=28.0, rpn_batch=32, pre_nms=(60, 60), post_nms=(30, 30), box_batch=16, box_dim=16,
-    mask_widths=(8,), mask_dim=8, detections=10)
+    mask_widths=(8,), mask_dim=8, detections=TOGETHER + 5)
 SIDE = 64
 
 
@@ -25,11 +27,11 @@ def small(**changes):
 
 
 def shapes(rows, masks=True):
-  struct = jax.ShapeDtypeStruct
+  struct, length = jax.ShapeDtypeStruct, SMALL["detections"]
   return Instances(
-      boxes=struct((rows, 10, 4), jnp.float32), classes=struct((rows, 10), jnp.int32),
-      valid=struct((rows, 10), jnp.bool_), scores=struct((rows, 10), jnp.float32),
-      masks=struct((rows, 10, 28, 28), jnp.float32) if masks else None)
+      boxes=struct((rows, length, 4), jnp.float32), classes=struct((rows, length), jnp.int32),
+      valid=struct((rows, length), jnp.bool_), scores=struct((rows, length), jnp.float32),
+      masks=struct((rows, length, 28, 28), jnp.float32) if masks else None)
 
 
 def test_contract(tmp_path):
@@ -130,3 +132,33 @@ def test_a_full_table_of_detections():
   logits = jnp.asarray(rng.normal(0, 1, (1, 200, 4)), jnp.float32)
   found = detect(logits, jnp.zeros((1, 200, 4, 4)), proposals, jnp.asarray([[1000, 1000]]))
   assert found.valid.all() and (jnp.diff(found.scores[0]) <= 0).all()
+
+
+class Sizes(nn.Module):
+  """A head that says how large a box is, by a learned unit."""
+
+  def setup(self):
+    self.unit = self.param("unit", nn.initializers.constant(2.0), (1,))
+
+  def __call__(self, found):
+    head = lambda net, part: net.unit * (part.boxes[..., 2:] - part.boxes[..., :2])
+    return for_detections(self, head, found, (2,))
+
+
+def test_a_head_sees_every_detection_and_little_more():
+  length = 2 * TOGETHER + 5  # its last part is not full
+  boxes = jnp.asarray(np.random.default_rng(0).uniform(0, 9, (2, length, 4)), jnp.float32)
+
+  @jax.jit
+  @chex.assert_max_traces(1)
+  def run(valid):
+    found = Instances(boxes=boxes, classes=jnp.zeros((2, length), int), valid=valid)
+    whole, variables = Sizes().init_with_output(jax.random.key(0), found)
+    return whole, Sizes().apply(variables, found)
+
+  for counts in ((0, 0), (1, 0), (TOGETHER, 3), (2, TOGETHER + 1), (length, 0)):
+    valid = jnp.arange(length) < jnp.asarray(counts)[:, None]
+    whole, said = run(valid)
+    done = -(-max(counts) // TOGETHER) * TOGETHER
+    np.testing.assert_array_equal(said[:, :done], whole[:, :done])
+    assert not said[:, done:].any() and whole[:, done:].all()

@@ -1,7 +1,7 @@
 """What happens in regions: pooling, sampling, the box, mask and keypoint heads, and their losses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from jaxcv.ops.sampling import sample
 from jaxcv.types import Array, Instances, Mean
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+TOGETHER = 20  # detections of an image that a head looks at together
 
 
 class Pooler(NamedTuple):
@@ -352,3 +353,35 @@ def detect(logits: Array, deltas: Array, proposals: Instances, size: Array, *, s
                      classes=jnp.where(kept, classes[keep], 0), scores=jnp.where(kept, scores[keep], 0))
 
   return jax.vmap(one)(logits, deltas, proposals, size)
+
+
+def for_detections(net: nn.Module, branch: Callable[[nn.Module, Instances], Array], found: Instances,
+                   shape: tuple[int, ...]) -> Array:
+  """What a head says of the valid detections: they come first in their table, and most tables are half empty.
+
+  It works on some slots of every image at a time and stops after the last valid one of all images, so that
+  its cost follows what was found, as in the originals, and one program still serves every photo.
+
+  Args:
+    net: the model, bound.
+    branch: (net, part of the table) -> [B, n, *shape] float32.
+    found: boxes, classes, scores and valid of N slots.
+    shape: of what the head says of one detection.
+
+  Returns:
+    [B, N, *shape] float32; 0 in parts of the table that have no detection.
+  """
+  batch, length = found.valid.shape
+  if net.is_initializing() or length <= TOGETHER:
+    return branch(net, found)
+  fill = lambda x: jnp.pad(x, [(0, 0), (0, -length % TOGETHER)] + [(0, 0)] * (x.ndim - 2))
+  padded = jax.tree.map(fill, found)
+  end = jnp.max(jnp.sum(found.valid, 1, dtype=jnp.int32), initial=0)
+
+  def step(net, state):
+    start, said = state
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, TOGETHER, 1), padded)
+    return start + TOGETHER, jax.lax.dynamic_update_slice_in_dim(said, branch(net, part), start, 1)
+
+  said = jnp.zeros((batch, padded.valid.shape[1], *shape), jnp.float32)
+  return nn.while_loop(lambda net, state: state[0] < end, step, net, (jnp.int32(0), said))[1][:, :length]

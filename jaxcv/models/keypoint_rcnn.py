@@ -15,6 +15,7 @@ from jaxcv.layers.roi_heads import (
   Pooler,
   box_loss,
   detect,
+  for_detections,
   keypoint_loss,
   sample_rois,
 )
@@ -142,9 +143,13 @@ def predict(net: KeypointRCNN, batch: Batch, rng: Array) -> Instances:
   logits, deltas = net.box_branch(net.pool(levels, found.boxes, image, 7), found.valid)
   best = detect(logits, deltas, found, batch["size"], score_threshold=net.score_threshold, threshold=net.nms,
                 detections=net.detections)
-  heatmaps = net.keypoint_branch(net.pool(levels, best.boxes, image, 14), best.valid)
-  points, scores = jax.vmap(keypoints_from_heatmaps)(heatmaps, best.boxes)
-  return best.replace(keypoints=jnp.concatenate([points[..., :2], scores[..., None]], -1))
+
+  def keypoints(net: KeypointRCNN, part: Instances) -> Array:
+    heatmaps = net.keypoint_branch(net.pool(levels, part.boxes, image, 14), part.valid)
+    points, scores = jax.vmap(keypoints_from_heatmaps)(heatmaps, part.boxes)
+    return jnp.concatenate([points[..., :2], scores[..., None]], -1)
+
+  return best.replace(keypoints=for_detections(net, keypoints, best, (net.num_keypoints, 3)))
 
 
 def build(config: Any) -> Recipe:

@@ -17,8 +17,9 @@ from jaxcv.layers.roi_heads import (
   Pooler,
   box_loss,
   detect,
+  for_detections,
   mask_loss,
-    roi_labels,
+  roi_labels,
   sample_rois,
 )
 from jaxcv.layers.rpn import RPN, Anchors, flatten_levels, make_anchors, propose, rpn_loss
@@ -187,8 +188,12 @@ def predict(net: MaskRCNN, batch: Batch, rng: Array) -> Instances:
                 detections=net.detections)
   if not net.masks:
     return best
-  logits = net.mask_branch(net.pool(levels, best.boxes, image, 14), best.valid, best.classes + 1)
-  return best.replace(masks=jax.nn.sigmoid(logits))
+
+  def masks(net: MaskRCNN, part: Instances) -> Array:
+    pooled = net.pool(levels, part.boxes, image, 14)
+    return jax.nn.sigmoid(net.mask_branch(pooled, part.valid, part.classes + 1))
+
+  return best.replace(masks=for_detections(net, masks, best, (28, 28)))
 
 
 def build(config: Any) -> Recipe:
