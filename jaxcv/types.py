@@ -54,6 +54,8 @@ class Instances:
       is the crop whose frame is the image.
     heatmaps: [B, h, w, D] float32 in 0..1, D at most 3: what the detections were read from, the whole image;
       to be looked at.
+    pasting: by whose rule masks that cover their boxes go into the photo, "torchvision" or "detectron2"; no
+      array, the same for all.
   """
 
   boxes: Array
@@ -68,6 +70,7 @@ class Instances:
   ids: Array | None = None
   frames: Array | None = None
   heatmaps: Array | None = None
+  pasting: str = struct.field(pytree_node=False, default="torchvision")
 
 
 @struct.dataclass

@@ -162,3 +162,12 @@ def test_a_head_sees_every_detection_and_little_more():
     done = -(-max(counts) // TOGETHER) * TOGETHER
     np.testing.assert_array_equal(said[:, :done], whole[:, :done])
     assert not said[:, done:].any() and whole[:, done:].all()
+
+
+def test_detections_know_by_whose_rule_they_are_pasted():
+  recipe, batch = small(pasting="detectron2"), detection_batch(1, SIDE, 3)
+  predict = lambda net, batch: mask_rcnn.predict(net, batch, None)
+  run = lambda key: recipe.model.init_with_output(key, batch, method=predict)
+  assert jax.eval_shape(run, jax.random.key(0))[0].pasting == "detectron2"
+  with pytest.raises(ValueError, match="pasting is 'pillow'"):
+    small(pasting="pillow")

@@ -170,7 +170,8 @@ def test_results_are_encoded_as_pycocotools_would():
     corners = rng.uniform(0, 1, (2, 2)) * [width, height]
     box = np.array([0, 0, width, height] if i % 5 == 0 else [*corners.min(0), *corners.max(0)], np.float32)
     mask = rng.uniform(0, 1, (1, 28, 28)).astype(np.float32) if i % 3 else np.ones((1, 28, 28), np.float32)
-    row = Instances(box[None], np.array([1]), np.array([True]), scores=np.ones(1, np.float32), masks=mask)
+    row = Instances(box[None], np.array([1]), np.array([True]), scores=np.ones(1, np.float32), masks=mask,
+                    pasting=("torchvision", "detectron2")[i % 2])
     size = np.array([height, width])
     whole = to_photo(row, size, size)["masks"][0]
     rle = encode(np.asfortranarray(whole, np.uint8))

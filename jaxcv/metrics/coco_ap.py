@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from jaxcv.data.source import COCO_SIGMAS, Labels
 from jaxcv.ops.boxes import shifted
-from jaxcv.ops.masks import paste_mask_torchvision, paste_window
+from jaxcv.ops.masks import paste_mask_detectron2, paste_mask_torchvision, paste_window
 from jaxcv.types import Batch, Instances, Metric
 
 # The order in which COCO's summarize() gives them.
@@ -69,8 +69,8 @@ def to_photo(detections: Instances, size: np.ndarray, original_size: np.ndarray,
 
   Returns:
     boxes [n, 4] float32, clipped to the photo; classes [n] int32; scores [n] float32; masks [n, H, W] bool,
-    pasted by torchvision's rule (those with frames by `paste_window`) and cut at 0.5, or None; keypoints
-    [n, K, 3] and mesh [n, P, 3] float32, or None.
+    pasted by the rule of `detections.pasting` (those with frames by `paste_window`) and cut at 0.5, or None;
+    keypoints [n, K, 3] and mesh [n, P, 3] float32, or None.
   """
   found, shapes = _best_first(detections, size, original_size, threshold)
   if shapes is None:
@@ -88,12 +88,15 @@ class _Shape(NamedTuple):
   mask: np.ndarray
   box: np.ndarray
   frame: np.ndarray | None
+  pasting: str
 
 
 def _paste(shape: _Shape, height: int, width: int) -> np.ndarray:
   """The mask in the photo, [height, width] bool."""
   if shape.frame is not None:
     return paste_window(shape.mask, shape.frame, height, width) > 0.5
+  if shape.pasting == "detectron2":
+    return paste_mask_detectron2(shape.mask, shape.box, height, width) >= 0.5
   return paste_mask_torchvision(shape.mask, shape.box, height, width) > 0.5
 
 
@@ -113,7 +116,8 @@ def _best_first(detections: Instances, size: np.ndarray, original_size: np.ndarr
     frames = [None] * len(kept)
     if detections.frames is not None:
       frames = np.asarray(detections.frames, np.float32)[kept] * np.tile(ratio, 2)
-    shapes = [_Shape(*row) for row in zip(np.asarray(detections.masks)[kept], boxes, frames, strict=True)]
+    shapes = [_Shape(*row, detections.pasting)
+              for row in zip(np.asarray(detections.masks)[kept], boxes, frames, strict=True)]
   return {"boxes": boxes, "classes": np.asarray(detections.classes, np.int32)[kept], "scores": scores[kept],
           "keypoints": scaled(detections.keypoints, 1),
           "mesh": scaled(detections.mesh, np.sqrt(ratio.prod()))}, shapes

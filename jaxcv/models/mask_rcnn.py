@@ -68,6 +68,7 @@ class MaskRCNN(nn.Module):
     score_threshold: scores of detections exceed it.
     nms: overlap above which a detection is removed by a better one of its class.
     detections: length of the table of detections.
+    pasting: by whose rule masks go into the photo, "torchvision" or "detectron2".
     mean: of the image's channels, in 0..255.
     std: likewise.
     dtype: of the networks' computation; parameters, losses and decoding are float32.
@@ -108,6 +109,7 @@ class MaskRCNN(nn.Module):
   score_threshold: float = 0.05
   nms: float = 0.5
   detections: int = 100
+  pasting: str = "torchvision"
   mean: tuple[float, ...] = (123.675, 116.28, 103.53)
   std: tuple[float, ...] = (58.395, 57.12, 57.375)
   dtype: str = "float32"
@@ -193,11 +195,13 @@ def predict(net: MaskRCNN, batch: Batch, rng: Array) -> Instances:
     pooled = net.pool(levels, part.boxes, image, 14)
     return jax.nn.sigmoid(net.mask_branch(pooled, part.valid, part.classes + 1))
 
-  return best.replace(masks=for_detections(net, masks, best, (28, 28)))
+  return best.replace(masks=for_detections(net, masks, best, (28, 28)), pasting=net.pasting)
 
 
 def build(config: Any) -> Recipe:
   """The recipe; config.model holds MaskRCNN's fields."""
   model = MaskRCNN(**config.model)
+  if model.pasting not in ("torchvision", "detectron2"):
+    raise ValueError(f"config.model.pasting is {model.pasting!r}; it can be 'torchvision' or 'detectron2'")
   kinds = ("bbox", "segm") if model.masks else ("bbox",)
   return Recipe(model, {"model": Player(loss)}, predict, {"coco": coco_ap(kinds)}, draw=draw_row)

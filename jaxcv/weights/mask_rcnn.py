@@ -47,7 +47,7 @@ def _detectron2(state: Mapping[str, np.ndarray]) -> Plan:
     widths, layer = [], "roi_heads.mask_head.mask_fcn{}.weight"
     while layer.format(len(widths) + 1) in state:
       widths.append(state[layer.format(len(widths) + 1)].shape[0])
-    model |= {"mask_widths": tuple(widths),
+    model |= {"mask_widths": tuple(widths), "pasting": "detectron2",
               "mask_dim": shape_of(state, "roi_heads.mask_head.deconv.weight")[1]}
 
   def source(path: Path) -> Source | None:

@@ -136,8 +136,7 @@ def detectron2_model(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], l
            "roi_sampling": 0, "roi_aligned": True, "epsilon_inside": True,
            "box_beta": 0.0, "post_nms": (1000, 1000)}
   return model, ["a bottleneck's stride is on its first convolution, as in the models trained from Caffe2's "
-                 "weights (R-50.pkl, R-101.pkl); for others give --config.model.stride_in_1x1=False",
-                 "detectron2 shrinks photos with antialiasing and jaxcv does not: scores differ slightly"]
+                 "weights (R-50.pkl, R-101.pkl); for others give --config.model.stride_in_1x1=False"]
 
 
 def detectron2_source(path: Path) -> Source | None:

@@ -16,10 +16,11 @@ from gradients import value_and_gradients
 from jaxcv.data.transforms import resize, resized
 from jaxcv.layers.roi_heads import sample_rois
 from jaxcv.layers.rpn import flatten_levels, rpn_labels
+from jaxcv.metrics.coco_ap import to_photo
 from jaxcv.ops.boxes import encode_boxes
 from jaxcv.ops.images import normalise
 from jaxcv.ops.keypoints import keypoint_probabilities, keypoints_from_heatmaps
-from jaxcv.ops.masks import paste_mask_detectron2, paste_mask_torchvision
+from jaxcv.ops.masks import paste_mask_torchvision
 from jaxcv.types import Instances
 from jaxcv.weights import mobilenet, resnet
 from jaxcv.weights.convert import map_state
@@ -299,16 +300,13 @@ def run_detectron2_eval(manifest, inputs):
   for k, (x, o, d) in enumerate(zip(got["levels"], got["objectness"], got["deltas"], strict=True)):
     out |= {f"fpn/p{k + 2}": x.transpose(NCHW), f"rpn/objectness/{k}": o.transpose(NCHW),
             f"rpn/deltas/{k}": d.transpose(NCHW), f"rpn/anchors/{k}": anchors.boxes[starts[k]:starts[k + 1]]}
-  final_height, final_width = manifest["output_size"]
-  scale = np.float32([final_width / width, final_height / height] * 2)
-  out["final/boxes"] = np.clip(best.boxes[valid] * scale, 0, [final_width, final_height] * 2)
+  final = to_photo(best, np.int32([height, width]), manifest["output_size"])
+  out["final/boxes"] = final["boxes"]
   if "mask_logits" in got:
     first = manifest["n_mask"]
     out["mask/logits"] = got["mask_logits"][0][..., 1:].transpose(NCHW)
     out["mask/probabilities"] = best.masks[:first, None]
-    pasted = [paste_mask_detectron2(mask, box, final_height, final_width)
-              for mask, box in zip(best.masks[:first], out["final/boxes"][:first], strict=True)]
-    out["final/masks"] = np.stack(pasted) >= 0.5
+    out["final/masks"] = final["masks"][:first]
   else:
     out["keypoint/heatmaps"] = got["heatmaps"][0].transpose(NCHW)
     out["keypoint/keypoints"] = detectron2_keypoints(module, mapped.variables, batch, best)

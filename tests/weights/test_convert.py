@@ -100,6 +100,7 @@ def test_detectron2():
   }
   found = map_state(state, "mask_rcnn", "detectron2")
   params, model = found.variables["params"], found.config.model
+  assert (model.pasting, found.config.data.resize) == ("detectron2", "detectron2")
   logits = state["roi_heads.box_predictor.cls_score.weight"]
   np.testing.assert_array_equal(
     params["box_predictor"]["cls_score"]["kernel"][:, 0], logits[classes]
