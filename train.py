@@ -8,6 +8,7 @@ import time
 
 STARTED = time.time()  # before the imports, whose time counts
 
+import os  # noqa: E402
 import sys  # noqa: E402
 
 from absl import app, flags, logging  # noqa: E402
@@ -19,6 +20,16 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address a
 PROCESSES = flags.DEFINE_integer("processes", None, "Several hosts: the number of processes.")
 PROCESS = flags.DEFINE_integer("process", None, "Several hosts: the number of this process, from 0.")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
+
+
+def with_huge_pages() -> None:
+  """Starts the program again with huge pages, which Linux's C library uses only if told so from the start.
+
+  On a CPU a step allocates hundreds of megabytes anew: in pages of 4 KiB that is a tenth of its time.
+  """
+  if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def default_workdir() -> str:
@@ -76,4 +87,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+  with_huge_pages()
   app.run(main, flags_parser=parse)

@@ -33,7 +33,7 @@ def scenes(config):
   config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1150, eval_every=500, checkpoint_every=500)
+  config.train.update(steps=1050, eval_every=525, checkpoint_every=525)
 
 
 def coco(config, times):

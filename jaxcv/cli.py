@@ -29,12 +29,12 @@ figures of one network, with one number of pictures, can be compared."""
 STYLISE = """Gatys, Ecker and Bethge's method: L-BFGS on the pixels, minutes for a picture, for any style
 without training. A transform net, which paints a photo at once, is trained by configs/style_transfer.py and
 used by predict."""
-CONVERT = f"""Flavours: mask_rcnn and keypoint_rcnn: torchvision, detectron2; resnet, mobilenet, classifier:
-torchvision; hourglass: princeton, bearpaw, fan; cornernet: princeton; centernet_triplets: duankaiwen;
-centernet: xingyizhou, dla_imagenet; yolact: dbolya (pictures of 550 pixels), dbolya_400, dbolya_700,
-darknet53 (its ImageNet trunk); retinaface: biubug6, imagenet (its MobileNet-0.25 trunk); vgg:
-torchvision, keras; cgan, pix2pix: pytorch; cyclegan: pytorch (a
-generator, or all four networks), or G_A, G_B, D_A, D_B for which one the file holds; srgan: leftthomas,
+CONVERT = f"""Flavours: mask_rcnn and keypoint_rcnn: torchvision, detectron2; resnet: torchvision, caffe2
+(detectron2's R-50.pkl); mobilenet, classifier: torchvision; hourglass: princeton, bearpaw, fan; cornernet:
+princeton; centernet_triplets: duankaiwen; centernet: xingyizhou, dla_imagenet; yolact: dbolya (pictures of
+550 pixels), dbolya_400, dbolya_700, darknet53 (its ImageNet trunk); retinaface: biubug6, imagenet (its
+MobileNet-0.25 trunk); vgg: torchvision, keras; cgan, pix2pix: pytorch; cyclegan: pytorch (a generator, or
+all four networks), or G_A, G_B, D_A, D_B for which one the file holds; srgan: leftthomas,
 sgrvinod, basicsr, realesrgan_ncnn; style_transfer: pytorch, deeplearnjs. Nothing in FILE is ever executed;
 every key is used or named. {OVERRIDE} that is made for the weights, e.g.
 --config.data.eval_short_side=600."""

@@ -39,6 +39,7 @@ _SIGNS = {
     "prediction_layers.0.bbox_layer.weight": "--recipe=yolact --flavour=dbolya",
     "LandmarkHead.0.conv1x1.weight": "--recipe=retinaface --flavour=biubug6",
     "layer1.0.conv1.weight": "--recipe=resnet --flavour=torchvision",
+    "res_conv1_bn_s": "--recipe=resnet --flavour=caffe2",
     "features.1.conv.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
     "features.1.block.0.0.weight": "--recipe=mobilenet --flavour=torchvision",
 }

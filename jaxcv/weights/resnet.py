@@ -1,5 +1,6 @@
-"""Key map of ResNet: torchvision's ImageNet files as a backbone, and a detector's trunk."""
+"""Key map of ResNet: torchvision's and Caffe2's ImageNet files as a backbone, and a detector's trunk."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxcv.layers.resnet import ImageClassifier
 from jaxcv.layers.trunks import trunk
 from jaxcv.weights.keymap import Path, Plan, Source, count, dense, shape_of, torch_leaf
 
-FLAVOURS = ("torchvision",)
+FLAVOURS = ("torchvision", "caffe2")
 _DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
 
@@ -31,8 +32,46 @@ def torchvision_source(prefix: str, path: Path) -> Source:
   return torch_leaf(prefix + ".".join(names.get(layer, layer.replace("_", ".")) for layer in layers), leaf)
 
 
+def caffe2_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """MSRA's files for Caffe2 (detectron2's R-50.pkl, R-101.pkl) with torchvision's keys and layers.
+
+  Their norms are a scale and a shift alone, the statistics are folded in; their images are BGR.
+  """
+  if "conv1_w" not in state:
+    raise ValueError("has no key 'conv1_w', as Caffe2's files of ResNets have")
+  parts = {"branch1": "downsample.0", "branch1_bn": "downsample.1"}
+  for i, branch in enumerate("abc", 1):
+    parts |= {f"branch2{branch}": f"conv{i}", f"branch2{branch}_bn": f"bn{i}"}
+  found = {}
+  for key, array in state.items():
+    if key.endswith("_momentum"):  # of the optimizer
+      continue
+    layer, _, leaf = key.rpartition("_")
+    leaf = {"w": "weight", "s": "weight", "b": "bias"}.get(leaf, leaf)
+    if block := re.fullmatch(r"res(\d)_(\d+)_(branch.*)", layer):
+      layer = f"layer{int(block[1]) - 1}.{block[2]}.{parts.get(block[3], block[3])}"
+    else:
+      layer = {"res_conv1_bn": "bn1", "fc1000": "fc", "pred": "fc"}.get(layer, layer)
+    found[f"{layer}.{leaf}"] = array
+    if re.search(r"(bn\d|downsample\.1)$", layer) and leaf == "weight":
+      found[f"{layer}.running_mean"] = np.zeros(array.shape, np.float32)
+      found[f"{layer}.running_var"] = np.full(array.shape, 1 - 1e-5, np.float32)  # and 1e-5 is the norms' eps
+  return found | {"conv1.weight": found["conv1.weight"][:, ::-1]}
+
+
+_CAFFE2_NOTE = (
+    "the images that these weights know are in 0..255 with the mean taken off, not divided: give detectors "
+    "--config.model.mean='(123.675, 116.28, 103.53)' --config.model.std='(1.0, 1.0, 1.0)' "
+    "--config.model.stride_in_1x1=True")
+
+
 def plan(state: Mapping[str, np.ndarray], flavour: str) -> Plan:
-  """The plan for a torchvision classification file: groups backbone and fc."""
+  """The plan for an ImageNet file: groups backbone and fc."""
+  ignored = r".*\.num_batches_tracked"
+  notes = ("detectors take the group backbone; fc is kept for classification",)
+  if flavour == "caffe2":
+    state, notes = caffe2_state(state), (*notes, _CAFFE2_NOTE)
+    ignored = r"conv1\.bias"  # zeros
   width, body = shape_of(state, "conv1.weight")[0], f"resnet{depth(state, 'layer3')}"
 
   def source(path):
@@ -40,8 +79,7 @@ def plan(state: Mapping[str, np.ndarray], flavour: str) -> Plan:
     return torch_leaf("fc", rest[-1], dense) if group == "fc" else torchvision_source("", tuple(rest))
 
   model = {"body": body, "width": width, "num_classes": shape_of(state, "fc.weight")[0]}
-  return Plan(dict(state), model, source, (r".*\.num_batches_tracked",), ("fc",),
-              ("detectors take the group backbone; fc is kept for classification",))
+  return Plan(dict(state), model, source, (ignored,), ("fc",), notes)
 
 
 def build(model: Mapping[str, Any]) -> nn.Module:

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -209,6 +210,33 @@ def test_classifiers_give_backbones(save, tmp_path):
     assert jax.tree.map(np.shape, weights.variables[collection]["backbone"]) == jax.tree.map(
       np.shape, detector.variables[collection]["backbone"]
     )
+
+
+def test_caffe2s_resnets(save, tmp_path):
+  """Of MSRA's files: scale and shift for norms, BGR, an optimizer's momenta, a bias of zeros."""
+  theirs, known = states.State(), states.State(counters=False)
+  states.resnet18(known)
+  known.layer("fc", 10, 32)
+  names = {"conv1": "branch2a", "conv2": "branch2b", "bn1": "branch2a_bn", "bn2": "branch2b_bn",
+           "downsample.0": "branch1", "downsample.1": "branch1_bn"}
+  for key, array in known.items():
+    layer, _, leaf = key.rpartition(".")
+    if block := re.fullmatch(r"layer(\d)\.(\d)\.(.*)", layer):
+      layer = f"res{int(block[1]) + 1}_{block[2]}_{names[block[3]]}"
+    else:
+      layer = {"bn1": "res_conv1_bn", "fc": "fc1000"}.get(layer, layer)
+    if not leaf.startswith("running"):
+      theirs[f"{layer}_{'s' if leaf == 'weight' and layer.endswith('bn') else leaf[0]}"] = array
+    known[key] = {"running_mean": 0 * array, "running_var": 0 * array + 1 - 1e-5}.get(leaf, array)
+  theirs["conv1_w"] = known["conv1.weight"][:, ::-1]
+  theirs |= {"conv1_b": np.zeros(4, np.float32), "conv1_w_momentum": theirs["conv1_w"]}
+  text = convert("resnet", "caffe2", save(dict(theirs)), str(tmp_path / "out"))
+  assert "stride_in_1x1" in text
+  equal(load_weights(tmp_path / "out").variables, map_state(known, "resnet", "torchvision").variables)
+  with pytest.raises(ValueError, match="--flavour=caffe2"):
+    convert("resnet", "torchvision", save(dict(theirs)), str(tmp_path / "again"))
+  with pytest.raises(ValueError, match="conv1_w"):
+    map_state(known, "resnet", "caffe2")
 
 
 def test_published_labels():
