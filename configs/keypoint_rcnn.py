@@ -31,7 +31,7 @@ def scenes(config):
   config.data.update(max_instances=24, batch_size=8)
   config.optimizers.model = optimizer(
       name="adamw", learning_rate=0.002, schedule="cosine", warmup=100, warmup_factor=0.05, clip=10.0)
-  config.train.update(steps=1000, eval_every=500, checkpoint_every=500)
+  config.train.update(steps=800, eval_every=400, checkpoint_every=400)
 
 
 def coco(config, times):
