@@ -23,7 +23,7 @@ from jaxcv.ops.corner_pool import DIRECTIONS, corner_pool
 from jaxcv.ops.joint_heatmaps import decode as decode_joints
 from jaxcv.ops.joint_heatmaps import joint_heatmaps
 from jaxcv.train.optim import make_optimizer
-from jaxcv.train.step import WATCHED, create_state, make_step
+from jaxcv.train.step import create_state, make_step
 from jaxcv.types import Instances, Recipe
 from jaxcv.weights.convert import map_state
 
@@ -56,8 +56,7 @@ def train(peer: peers.Peer, name: str, kind: str, net: tuple, batch: dict, array
   theirs = peer.make("train", kind=kind, file=saved(peer, **arrays), learning_rate=LEARNING_RATE)
   differ = []
   for _ in range(2):  # the second step shows that the first one's updates agree
-    terms = {key.removeprefix("model/"): float(term.value()) for key, term in run().items()}
-    ours = sum(value for key, value in terms.items() if key not in WATCHED)
+    ours = sum(report.losses(run()).values())
     differ.append(abs(ours / float(sum(peer.result("train").values())) - 1))
   part = peers.alternate(f"{name}, training step", run, theirs, max(1, repeats // 2))
   return Report([part], [f"{name}, training step: compiled in {seconds:.1f} s; the first step's losses "

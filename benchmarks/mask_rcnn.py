@@ -17,7 +17,7 @@ from jaxcv.metrics.coco_ap import to_photo
 from jaxcv.models.mask_rcnn import build
 from jaxcv.ops.nms import nms
 from jaxcv.train.optim import parameter_path
-from jaxcv.train.step import WATCHED, row_keys
+from jaxcv.train.step import row_keys
 from jaxcv.types import Instances, Recipe
 from jaxcv.weights.convert import map_state
 
@@ -148,7 +148,7 @@ def measure_train(peer: peers.Peer, options: argparse.Namespace) -> Report:
   theirs = peer.make("train", file=file, learning_rate=LEARNING_RATE)
   first = peer.result("train")
   regions = first.pop("mask_regions")
-  ours = {name: float(term.value()) for name, term in run().items() if not name.endswith(WATCHED)}
+  ours = report.losses(run())
   part = peers.alternate("training step, batch 2", run, theirs, max(1, repeats // 2))
   rate = [2 / np.median([time["wall"] for time in side]) for side in (part.theirs, part.ours)]
   notes = [f"training step: compiled in {seconds:.1f} s; {rate[0]:.2f} images/s theirs, {rate[1]:.2f} ours",

@@ -17,7 +17,6 @@ from jaxcv.config import optimizer
 from jaxcv.metrics.coco_ap import to_photo
 from jaxcv.models import retinaface, yolact
 from jaxcv.ops.boxes import decode_boxes
-from jaxcv.train.step import WATCHED
 from jaxcv.types import Instances, Recipe
 from jaxcv.weights.convert import map_state
 
@@ -119,9 +118,9 @@ def measure_yolact_train(peer: peers.Peer, options: argparse.Namespace) -> Repor
   theirs = peer.make("train", plus=False, side=side, file=saved(peer, **arrays), learning_rate=LEARNING_RATE)
   differ = []
   for _ in range(2):  # the second step shows that the first one's updates agree
-    terms = {key.removeprefix("model/"): float(term.value()) for key, term in run().items()}
+    terms = report.losses(run())
     their = peer.result("train")
-    differ.append(max(abs(terms[key] / float(their[key]) - 1) for key in terms if key not in WATCHED))
+    differ.append(max(abs(terms[key] / float(their[key]) - 1) for key in terms))
   name = f"YOLACT, ResNet-50, at {side} pixels, training step"
   part = peers.alternate(name, run, theirs, max(1, options.repeats // 2))
   return Report([part], [f"{name}: compiled in {seconds:.1f} s; the first step's terms differ by at most "
@@ -202,9 +201,9 @@ def measure_retinaface_train(peer: peers.Peer, options: argparse.Namespace) -> R
   theirs = peer.make("train", resnet=False, file=file, learning_rate=LEARNING_RATE)
   differ = []
   for _ in range(2):  # the second step shows that the first one's updates agree
-    terms = {key.removeprefix("model/"): float(term.value()) for key, term in run().items()}
+    terms = report.losses(run())
     their = peer.result("train")
-    differ.append(max(abs(terms[key] / float(their[key]) - 1) for key in terms if key not in WATCHED))
+    differ.append(max(abs(terms[key] / float(their[key]) - 1) for key in terms))
   name = f"RetinaFace, MobileNet-0.25, {count} images at {side} pixels, training step"
   part = peers.alternate(name, run, theirs, max(1, options.repeats // 2))
   return Report([part], [f"{name}: compiled in {seconds:.1f} s; the first step's terms differ by at most "

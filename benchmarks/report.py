@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks import peers
 from jaxcv.train.optim import make_optimizer
-from jaxcv.train.step import create_state, make_predict, make_step
-from jaxcv.types import Recipe
+from jaxcv.train.step import WATCHED, create_state, make_predict, make_step
+from jaxcv.types import Mean, Recipe
 
 
 class Report(NamedTuple):
@@ -69,6 +69,12 @@ def training(recipe: Recipe, config: Any, batch: dict, start: dict, small: dict)
     return metrics
 
   return run, seconds
+
+
+def losses(metrics: Mapping[str, Mean]) -> dict[str, float]:
+  """What a step of a model with one player reports, by the terms' own names, without what is only watched."""
+  terms = {key.removeprefix("model/"): float(term.value()) for key, term in metrics.items()}
+  return {key: value for key, value in terms.items() if key not in WATCHED}
 
 
 def prediction(recipe: Recipe, batch: dict, start: dict) -> tuple[Callable, float]:

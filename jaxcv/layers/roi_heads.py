@@ -369,7 +369,7 @@ def for_detections(net: nn.Module, branch: Callable[[nn.Module, Instances], Arra
     shape: of what the head says of one detection.
 
   Returns:
-    [B, N, *shape] float32; 0 in parts of the table that have no detection.
+    [B, N, *shape] float32; what slots without a detection hold means nothing.
   """
   batch, length = found.valid.shape
   if net.is_initializing() or length <= TOGETHER:

@@ -36,6 +36,11 @@ def dense(array: np.ndarray) -> np.ndarray:
   return array.transpose(1, 0)
 
 
+def bgr_to_rgb(array: np.ndarray) -> np.ndarray:
+  """A first convolution [out, 3, h, w] for BGR images, to one for RGB images."""
+  return array[:, ::-1]
+
+
 def flattened(side: int) -> Layout:
   """A linear layer after flattened maps of side x side: their order C, H, W becomes our H, W, C."""
   def layout(array):

@@ -17,6 +17,7 @@ from jaxcv.weights.keymap import (
   Layout,
   Path,
   Source,
+  bgr_to_rgb,
   conv,
   count,
   dense,
@@ -184,8 +185,3 @@ def background_to_front(array: np.ndarray) -> np.ndarray:
 def background_slot(rows: int) -> Callable[[np.ndarray], np.ndarray]:
   """Adds `rows` rows of zeros in front, for the background, which has no box and no mask."""
   return lambda array: np.concatenate([np.zeros((rows, *array.shape[1:]), array.dtype), array])
-
-
-def bgr_to_rgb(array: np.ndarray) -> np.ndarray:
-  """A first convolution [out, 3, h, w] for BGR images, to one for RGB images."""
-  return array[:, ::-1]

@@ -9,7 +9,17 @@ import numpy as np
 
 from jaxcv.layers.resnet import ImageClassifier
 from jaxcv.layers.trunks import trunk
-from jaxcv.weights.keymap import Path, Plan, Source, count, dense, shape_of, torch_leaf
+from jaxcv.weights.keymap import (
+  Path,
+  Plan,
+  Source,
+  bgr_to_rgb,
+  count,
+  dense,
+  rename,
+  shape_of,
+  torch_leaf,
+)
 
 FLAVOURS = ("torchvision", "caffe2")
 _DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
@@ -32,31 +42,28 @@ def torchvision_source(prefix: str, path: Path) -> Source:
   return torch_leaf(prefix + ".".join(names.get(layer, layer.replace("_", ".")) for layer in layers), leaf)
 
 
+_CAFFE2_BRANCHES = {"branch1": "downsample.0", "branch1_bn": "downsample.1", "branch2a": "conv1",
+                    "branch2a_bn": "bn1", "branch2b": "conv2", "branch2b_bn": "bn2", "branch2c": "conv3",
+                    "branch2c_bn": "bn3"}
+_CAFFE2_LAYERS = {"conv1": "conv1", "res_conv1_bn": "bn1", "fc1000": "fc", "pred": "fc"} | {
+    rf"res{stage + 1}_(\d+)_{theirs}": rf"layer{stage}.\1.{ours}"
+    for stage in range(1, 5) for theirs, ours in _CAFFE2_BRANCHES.items()}
+_CAFFE2_KEYS = [(f"{theirs}_{leaf}", f"{ours}.{name}") for theirs, ours in _CAFFE2_LAYERS.items()
+                for leaf, name in (("[ws]", "weight"), ("b", "bias"))]
+
+
 def caffe2_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """MSRA's files for Caffe2 (detectron2's R-50.pkl, R-101.pkl) with torchvision's keys and layers.
 
   Their norms are a scale and a shift alone, the statistics are folded in; their images are BGR.
   """
-  if "conv1_w" not in state:
-    raise ValueError("has no key 'conv1_w', as Caffe2's files of ResNets have")
-  parts = {"branch1": "downsample.0", "branch1_bn": "downsample.1"}
-  for i, branch in enumerate("abc", 1):
-    parts |= {f"branch2{branch}": f"conv{i}", f"branch2{branch}_bn": f"bn{i}"}
-  found = {}
-  for key, array in state.items():
-    if key.endswith("_momentum"):  # of the optimizer
-      continue
-    layer, _, leaf = key.rpartition("_")
-    leaf = {"w": "weight", "s": "weight", "b": "bias"}.get(leaf, leaf)
-    if block := re.fullmatch(r"res(\d)_(\d+)_(branch.*)", layer):
-      layer = f"layer{int(block[1]) - 1}.{block[2]}.{parts.get(block[3], block[3])}"
-    else:
-      layer = {"res_conv1_bn": "bn1", "fc1000": "fc", "pred": "fc"}.get(layer, layer)
-    found[f"{layer}.{leaf}"] = array
-    if re.search(r"(bn\d|downsample\.1)$", layer) and leaf == "weight":
-      found[f"{layer}.running_mean"] = np.zeros(array.shape, np.float32)
-      found[f"{layer}.running_var"] = np.full(array.shape, 1 - 1e-5, np.float32)  # and 1e-5 is the norms' eps
-  return found | {"conv1.weight": found["conv1.weight"][:, ::-1]}
+  shape_of(state, "conv1_w")
+  found = rename(state, _CAFFE2_KEYS)
+  for key in [key for key in found if re.search(r"(bn\d|downsample\.1)\.weight$", key)]:
+    norm = key.removesuffix("weight")
+    found[f"{norm}running_mean"] = np.zeros_like(found[key])
+    found[f"{norm}running_var"] = np.full_like(found[key], 1 - 1e-5)  # and 1e-5 is the norms' eps
+  return found | {"conv1.weight": bgr_to_rgb(found["conv1.weight"])}
 
 
 _CAFFE2_NOTE = (
@@ -67,11 +74,11 @@ _CAFFE2_NOTE = (
 
 def plan(state: Mapping[str, np.ndarray], flavour: str) -> Plan:
   """The plan for an ImageNet file: groups backbone and fc."""
-  ignored = r".*\.num_batches_tracked"
+  ignored = (r".*\.num_batches_tracked",)
   notes = ("detectors take the group backbone; fc is kept for classification",)
   if flavour == "caffe2":
     state, notes = caffe2_state(state), (*notes, _CAFFE2_NOTE)
-    ignored = r"conv1\.bias"  # zeros
+    ignored = r"conv1\.bias", r".*_momentum"  # zeros; the optimizer's
   width, body = shape_of(state, "conv1.weight")[0], f"resnet{depth(state, 'layer3')}"
 
   def source(path):
@@ -79,7 +86,7 @@ def plan(state: Mapping[str, np.ndarray], flavour: str) -> Plan:
     return torch_leaf("fc", rest[-1], dense) if group == "fc" else torchvision_source("", tuple(rest))
 
   model = {"body": body, "width": width, "num_classes": shape_of(state, "fc.weight")[0]}
-  return Plan(dict(state), model, source, (ignored,), ("fc",), notes)
+  return Plan(dict(state), model, source, ignored, ("fc",), notes)
 
 
 def build(model: Mapping[str, Any]) -> nn.Module:
